@@ -1,0 +1,37 @@
+# `make demo` and `make test` do everything on a fresh machine: they set up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test test-slow lint format bench clean
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/python -m conviction fit vgg7-bn/2 fashion-mini
+
+test: setup lint
+	$(BIN)/python -m pytest -m 'not slow and not data and not gpu'
+
+test-slow: setup
+	$(BIN)/python -m pytest -m '(slow or data) and not gpu'
+
+lint: setup
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ty check src
+
+format: setup
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
+
+bench: setup
+	@ls benchmarks/*.py | sed 's|^|$(BIN)/python |'
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Conviction: convolutional networks that train."""
