@@ -28,7 +28,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """One of train, valid and test: pictures, their labels (int64 [N]; None until read) and what a person calls them."""
+    """One of train, valid and test: pictures, labels (int64 [N]; None until read) and what a person calls them."""
 
     source: Source
     labels: Tensor | None
