@@ -1,1 +1,120 @@
-"""Conviction: convolutional networks that train."""
+"""Conviction: convolutional networks that train.
+
+    data = conviction.folder("./photos")
+    net = conviction.build("vgg11", num_classes=data.num_classes, image=data.image)
+    run = conviction.fit(net, data, conviction.Recipe(epochs=10), out="runs/vgg11")
+    print(conviction.evaluate(run.net, data.valid))
+
+Importing this page imports no torch; each name does when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conviction.version import __version__
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from conviction.data.audit import Audit
+    from conviction.data.folder import read_folder as folder
+    from conviction.data.named import read_named as dataset
+    from conviction.data.records import Data
+    from conviction.data.wrapped import from_loaders
+    from conviction.errors import ConvictionError
+    from conviction.evaluation import evaluate
+    from conviction.metrics import Evaluation
+    from conviction.nets import NETS, build, names, sketch
+    from conviction.planning.layers import layer_table
+    from conviction.recipe import Recipe
+    from conviction.runs import Run
+    from conviction.runs import read_run as load
+
+# Where each name of the page lives; they are fetched when first asked for (PEP 562).
+_PAGE = {
+    "ConvictionError": "errors:ConvictionError",
+    "Data": "data.records:Data",
+    "Evaluation": "metrics:Evaluation",
+    "NETS": "nets:NETS",
+    "Recipe": "recipe:Recipe",
+    "Run": "runs:Run",
+    "build": "nets:build",
+    "dataset": "data.named:read_named",
+    "evaluate": "evaluation:evaluate",
+    "folder": "data.folder:read_folder",
+    "from_loaders": "data.wrapped:from_loaders",
+    "layer_table": "planning.layers:layer_table",
+    "load": "runs:read_run",
+    "names": "nets:names",
+    "sketch": "nets:sketch",
+}
+
+__all__ = ["__version__", "audit", "evaluate_run", "fit", "predict", *_PAGE]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PAGE:
+        raise AttributeError(f"module 'conviction' has no attribute {name!r}")
+    module, attribute = _PAGE[name].split(":")
+    value = getattr(importlib.import_module(f"conviction.{module}"), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def fit(
+    net: str | nn.Module,
+    data: Data | str | os.PathLike[str],
+    recipe: Recipe | None = None,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    data_root: str | None = None,
+) -> Run:
+    """Train a net on data, evaluate it and write the run's folder; progress goes to stderr.
+
+    `net` is a name, built for the data, or any module that maps float images [N, C, H, W] to logits [N, classes]; it is
+    trained in place. `out` is the run's folder, by default the next free `runs/NET-N`. With `resume` an interrupted run
+    in `out` goes on at its last whole epoch; a finished one is returned.
+    """
+    from conviction.fitting import fit_events
+    from conviction.progress import follow
+
+    return follow(fit_events(net, data, recipe, out, resume=resume, data_root=data_root))
+
+
+def evaluate_run(
+    run: Run | str | Path, data: str | None = None, *, device: str | None = None, data_root: str | None = None
+) -> Evaluation:
+    """Measure a run on its own test split (else validation), or on other data with the same classes."""
+    from conviction.evaluation import evaluate_run
+
+    return evaluate_run(run, data, device=device, data_root=data_root)
+
+
+def predict(
+    run: Run | str | Path,
+    images: str | Path | Iterable[str | Path],
+    *,
+    top: int = 5,
+    device: str | None = None,
+) -> list[dict[str, Any]]:
+    """Say what is in images (files, folders, patterns): rows of `file`, `label`, `probability`, `top`."""
+    from conviction.prediction import predict_run
+
+    return predict_run(run, images, top=top, device=device)
+
+
+def audit(data: Data | str | os.PathLike[str], *, data_root: str | None = None) -> Audit:
+    """Audit a folder, a named set or a `Data`: counts, broken files, duplicates, leaks. Nothing is changed."""
+    from conviction.data import audit_any
+
+    return audit_any(data, data_root=data_root)

@@ -1,1 +1,65 @@
 """Data: folders of images, named data sets, files of pixels and plain torch data, all made into `Data`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conviction.data.records import Data
+from conviction.errors import DataError
+from conviction.text import printable, suggest
+
+if TYPE_CHECKING:
+    from conviction.data.audit import Audit
+
+NAMED = ("fashion-mini", "fashion-mnist", "cifar10")
+
+
+def open_data(
+    text: str | os.PathLike[str],
+    *,
+    image_size: int | None = None,
+    valid_share: float = 0.1,
+    seed: int = 0,
+    on_bad: str = "stop",
+    data_root: str | None = None,
+) -> Data:
+    """Open what the word DATA of the command stands for: a named set, a folder of images or a file of pixels.
+
+    Raises `DataError` where it is none of them.
+    """
+    split: dict[str, Any] = {"image_size": image_size, "valid_share": valid_share, "seed": seed}
+    if str(text) in NAMED:
+        from conviction.data.named import read_named
+
+        return read_named(str(text), data_root=data_root, **split)
+
+    from conviction.data.folder import read_folder
+    from conviction.data.pixel_files import holds_pixel_files, read_pixel_file
+
+    path = Path(text)
+    if path.is_file() or (path.is_dir() and holds_pixel_files(path)):
+        return read_pixel_file(path, **split)
+    if path.is_dir():
+        return read_folder(path, on_bad=on_bad, **split)
+    named = ", ".join(NAMED)
+    raise DataError(f"no data named {printable(text)!r}{suggest(str(text), NAMED)}", "",
+                    f"give a folder of images, a file of pixels, or one of {named}")  # fmt: skip
+
+
+def audit_any(data: Data | str | os.PathLike[str], *, data_root: str | None = None) -> Audit:
+    """Audit a folder file by file, or any other data by its pictures. Nothing is changed."""
+    from conviction.data.audit import audit_data, audit_folder
+
+    if isinstance(data, Data):
+        return audit_data(data)
+    if str(data) not in NAMED and Path(data).is_dir() and not _pixel_folder(Path(data)):
+        return audit_folder(Path(data))
+    return audit_data(open_data(data, data_root=data_root))
+
+
+def _pixel_folder(path: Path) -> bool:
+    from conviction.data.pixel_files import holds_pixel_files
+
+    return holds_pixel_files(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -34,6 +34,8 @@ class Split:
     labels: Tensor | None
     names: tuple[str, ...] | None = None
     kind: str = "train"
+    classes: tuple[str, ...] = ()  # these two are filled in by the Data that the split becomes part of
+    preprocessing: Preprocessing | None = None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -123,6 +125,13 @@ class Data:
     mirrors: bool = True
     sizes_differ: bool = False
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for kind in ("train", "valid", "test"):
+            split = getattr(self, kind)
+            if split is not None:
+                owned = replace(split, kind=kind, classes=self.classes, preprocessing=self.preprocessing)
+                object.__setattr__(self, kind, owned)
 
     @property
     def image(self) -> Image:

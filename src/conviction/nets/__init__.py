@@ -1,10 +1,11 @@
-"""The nets: `build` makes one from its name, `names` lists them, `NETS` is the table behind both."""
+"""The nets: `build` makes one from its name, `sketch` only its shapes; `names` lists them, `NETS` is the table."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from conviction.errors import UsageError
@@ -14,7 +15,15 @@ from conviction.text import printable, suggest
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["NETS", "Row", "build", "find_net", "names"]
+__all__ = ["NETS", "Row", "build", "find_net", "has_option", "names", "sketch"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The name and options that a net was built from; every net of `build` and `sketch` carries it as `net.origin`."""
+
+    name: str
+    options: dict[str, Any]
 
 
 def build(
@@ -30,9 +39,26 @@ def build(
     Without them the net is built as published. `init` says where the weights start (see `Recipe.init`); `options` go to
     the net's own builder, such as `aux=True` for the auxiliary heads of `googlenet` and `inception-v3`.
 
-    Raises `UsageError` for an unknown name or option and `ImageTooSmallError` below the net's smallest image.
+    Raises `UsageError` for an unknown name, option or `init` and `ImageTooSmallError` below the net's smallest image.
     """
-    from conviction.nets.init import initialise
+    from conviction.nets.init import check_start, initialise
+
+    row = find_net(name)
+    start = row.start if init == "paper" else init
+    check_start(start)
+    net = sketch(name, num_classes, image, **options)  # no weight is filled until the shapes are known to fit
+    net.to_empty(device="cpu")
+    initialise(net, start)
+    return net
+
+
+def sketch(
+    name: str, num_classes: int | None = None, image: tuple[int, int, int] | None = None, **options: Any
+) -> nn.Module:
+    """Build a net as `build` does, but on the meta device: every shape, no memory for weights, in a moment.
+
+    Enough to count, to list layers and to plan. Raises what `build` raises.
+    """
     from conviction.nets.shapes import assemble
 
     row = find_net(name)
@@ -46,9 +72,8 @@ def build(
         kwargs = {**row.options, **options}
         return builder(num_classes, image, width_divisor=row.width_divisor, **kwargs)
 
-    net = assemble(make, name, image)  # shapes first: no weight is filled until they are known to fit
-    net.to_empty(device="cpu")
-    initialise(net, row.start if init == "paper" else init)
+    net = assemble(make, name, image)
+    net.origin = Origin(name, dict(options))  # ty: ignore[invalid-assignment]
     return net
 
 
@@ -75,3 +100,8 @@ def _check_options(row: Row, builder: Callable[..., nn.Module], options: dict[st
         if option not in known:
             takes = f"it takes {', '.join(known)}" if known else "it takes none"
             raise UsageError(f"{row.name} has no option {printable(option)!r}{suggest(option, known)}", "", takes)
+
+
+def has_option(name: str, option: str) -> bool:
+    """Whether the builder of a net takes an option, such as `aux`."""
+    return option in inspect.signature(_builder(find_net(name))).parameters

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from conviction.errors import UsageError
+from conviction.nets.blocks import WithAuxiliaryHeads
+from conviction.text import printable, suggest
+
 _SQUASHING = (nn.Sigmoid, nn.Tanh)
+_LAYERS = (nn.Conv2d, nn.Linear)
+_LOGITS_GAIN = 0.1  # logits start near 0.1, so the first loss is within 0.01 or so of ln(classes)
 
 
 def _kaiming(weight: Tensor) -> None:
@@ -15,7 +22,10 @@ def _kaiming(weight: Tensor) -> None:
 
 
 def _truncated(std: float) -> Callable[[Tensor], None]:
-    return lambda weight: (nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std), None)[1]
+    def fill(weight: Tensor) -> None:
+        nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+    return fill
 
 
 def _normal(weight: Tensor) -> None:
@@ -26,13 +36,27 @@ def _xavier(weight: Tensor) -> None:
     nn.init.xavier_uniform_(weight)
 
 
+def _orthogonal(weight: Tensor) -> None:
+    nn.init.orthogonal_(weight)
+
+
 STARTS: dict[str, Callable[[Tensor], None]] = {
     "kaiming": _kaiming,  # He et al. 2015, eq. 10: keeps the signal's variance through ReLUs
     "xavier": _xavier,  # Glorot & Bengio 2010, eq. 16
     "normal": _normal,  # AlexNet section 5 and VGG section 3.1: N(0, 0.01)
     "truncated-0.01": _truncated(0.01),
     "truncated-0.1": _truncated(0.1),
+    "lsuv": _orthogonal,  # Mishkin & Matas 2015, step 1; `equalise` is step 2, which needs images
 }
+
+
+def check_start(start: str) -> None:
+    """Raise `UsageError` for a start that `initialise` does not know."""
+    known = ("auto", "pytorch", *STARTS)
+    if start not in known:
+        raise UsageError(
+            f"init = {printable(start)!r} is unknown{suggest(str(start), known)}", "", f"use one of {', '.join(known)}"
+        )
 
 
 @torch.no_grad()
@@ -40,8 +64,11 @@ def initialise(net: nn.Module, start: str) -> None:
     """Give every layer of `net` its starting weights, in place.
 
     `start` is `pytorch` (the framework's default), a key of `STARTS`, or `auto`: Xavier where the net squashes with
-    sigmoids, else Kaiming with a small last layer, so that the first loss is ln(classes) and no class is favoured.
+    sigmoids, else Kaiming, with small logits, so that the first loss is ln(classes) and no class is favoured.
+
+    Raises `UsageError` for any other start.
     """
+    check_start(start)
     for module in net.modules():
         reset = getattr(module, "reset_parameters", None)
         if callable(reset):
@@ -50,10 +77,48 @@ def initialise(net: nn.Module, start: str) -> None:
         return
     squashing = any(isinstance(module, _SQUASHING) for module in net.modules())
     fill = STARTS["xavier" if squashing else "kaiming"] if start == "auto" else STARTS[start]
-    layers = [module for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    for layer in layers:
+    for layer in _layers(net):
         fill(layer.weight)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
-    if start == "auto" and layers:
-        nn.init.normal_(layers[-1].weight, std=0.01)
+    if start == "auto":
+        for layer in _logit_layers(net):
+            nn.init.normal_(layer.weight, std=_LOGITS_GAIN / math.sqrt(layer.weight[0].numel()))
+
+
+@torch.no_grad()
+def equalise(net: nn.Module, images: Tensor, tolerance: float = 0.1, tries: int = 10) -> None:
+    """Scale each layer's weights, first to last, until its outputs on `images` have variance 1 (LSUV, step 2).
+
+    `images` [N, C, H, W] are a batch as the net will read it. The net is left in the mode it was in.
+    Source: Mishkin & Matas 2015, algorithm 1.
+    """
+    seen: list[Tensor] = []
+    training = net.training
+    net.eval()
+    try:
+        for layer in _layers(net):
+            handle = layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
+            try:
+                for _ in range(tries):
+                    seen.clear()
+                    net(images)
+                    deviation = seen[0].float().std().item() if seen else 1.0  # auxiliary heads are silent in eval
+                    if not deviation or abs(deviation**2 - 1) < tolerance:
+                        break
+                    layer.weight /= deviation
+            finally:
+                handle.remove()
+    finally:
+        net.train(training)
+
+
+def _layers(net: nn.Module) -> list[nn.Conv2d | nn.Linear]:
+    return [module for module in net.modules() if isinstance(module, _LAYERS)]
+
+
+def _logit_layers(net: nn.Module) -> list[nn.Conv2d | nn.Linear]:
+    """Return the layer that gives the logits, and those of the auxiliary heads."""
+    heads = [head for module in net.modules() if isinstance(module, WithAuxiliaryHeads) for head in module.taps]
+    ends = [net, *(net.get_submodule(head) for head in heads)]
+    return [layers[-1] for layers in map(_layers, ends) if layers]

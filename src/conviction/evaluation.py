@@ -1,0 +1,144 @@
+"""Running a net over a split or over files: logits, measures, the worst mistakes, predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conviction.data import open_data
+from conviction.data.batches import batches
+from conviction.data.records import Preprocessing, Split
+from conviction.errors import DataError, UsageError
+from conviction.metrics import Evaluation, measure_answers
+from conviction.runs import Run, read_run
+from conviction.text import list_some, printable
+from conviction.training.deciding import find_device
+from conviction.training.loop import autocasting
+
+BATCH_SIZE = 256
+# Pixels in a batch: at 224 px a batch of 256 would hold gigabytes of activations.
+_MOST_PIXELS = 256 * 96 * 96
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image that was answered wrongly: its index and name, what it is, what was said and how surely."""
+
+    index: int
+    name: str
+    label: str
+    answer: str
+    probability: float
+
+
+def evaluate(net: nn.Module, split: Split, **how: Any) -> Evaluation:
+    """Measure `net` on a split of a `Data`. The net is left in the mode and with the weights it had.
+
+    `how` goes to `answer_split`: device, precision, channels_last, workers.
+    """
+    logits, labels = answer_split(net, split, **how)
+    return measure_answers(logits, labels, split.classes, split.kind)
+
+
+def evaluate_run(
+    run: Run | str | Path, data: str | None = None, *, device: str | None = None, data_root: str | None = None
+) -> Evaluation:
+    """Measure a run on its own test split (else validation), or on all that other data has to test on.
+
+    Labels are matched by class name. Raises `DataError` where the other data has classes that the run does not know.
+    """
+    run = run if isinstance(run, Run) else read_run(run)
+    chosen = run.data if data is None else open_data(data, image_size=run.recipe.image_size, data_root=data_root)
+    split = _in_the_words_of(run, chosen.test or chosen.valid)
+    net = run.net.to(find_device(device))
+    return evaluate(net, split, precision=run.recipe.precision or "fp32", channels_last=bool(run.recipe.channels_last))
+
+
+def _in_the_words_of(run: Run, split: Split) -> Split:
+    """Return a split with the run's class numbers and preprocessing."""
+    strange = [name for name in split.classes if name not in run.classes]
+    if strange or split.labels is None:
+        raise DataError(f"the run does not know the class {list_some(strange)}", printable(run.folder),
+                        f"it knows {list_some(run.classes)}")  # fmt: skip
+    channels = split.preprocessing.image[0] if split.preprocessing else run.preprocessing.image[0]
+    if channels != run.preprocessing.image[0]:
+        raise DataError(f"the images have {channels} channels, the run's net reads {run.preprocessing.image[0]}",
+                        printable(run.folder), "give images like those it was trained on")  # fmt: skip
+    numbers = torch.tensor([run.classes.index(name) for name in split.classes])
+    return replace(split, labels=numbers[split.labels], classes=run.classes, preprocessing=run.preprocessing)
+
+
+def answer_split(
+    net: nn.Module,
+    split: Split,
+    *,
+    device: torch.device | str | None = None,
+    precision: str = "fp32",
+    channels_last: bool = False,
+    workers: int = 0,
+    most: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the logits [N, classes] (float32, CPU) of a split's images and their labels, in the split's order.
+
+    With `most` only the first so many images are answered, rounded up to whole batches.
+    """
+    if split.preprocessing is None:
+        raise UsageError("this split belongs to no data set", split.kind, "take it from a Data, as in data.valid")
+    device = torch.device(device) if device is not None else next(net.parameters()).device
+    size = batch_size_for(split.preprocessing)
+    logits, labels, seen = [], [], 0
+    for batch in batches(split, size, seed=0, epoch=0, shuffled=False, device=device, workers=workers):
+        logits.append(answer(net, split.preprocessing.apply(batch.pictures), precision, channels_last).cpu())
+        labels.append(batch.labels.cpu())
+        seen += len(batch)
+        if most is not None and seen >= most:
+            break
+    return torch.cat(logits), torch.cat(labels)
+
+
+def batch_size_for(preprocessing: Preprocessing) -> int:
+    """Return how many images are answered at once, so that large images do not fill the memory."""
+    _, height, width = preprocessing.image
+    return max(1, min(BATCH_SIZE, _MOST_PIXELS // (height * width)))
+
+
+def answer(net: nn.Module, images: Tensor, precision: str = "fp32", channels_last: bool = False) -> Tensor:
+    """Return the logits (float32) of images [N, C, H, W] in eval mode; the net's mode is put back afterwards."""
+    modes = {module: module.training for module in net.modules()}
+    if channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    net.eval()
+    try:
+        with torch.inference_mode(), autocasting(images.device, precision):
+            return net(images).float()
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def worst_mistakes(logits: Tensor, labels: Tensor, split: Split, most: int = 24) -> tuple[Mistake, ...]:
+    """Return the wrong answers that were given most surely, the surest first."""
+    probabilities = logits.softmax(1)
+    sure, answers = probabilities.max(1)
+    wrong = (answers != labels).nonzero().flatten()
+    ranked = wrong[sure[wrong].argsort(descending=True, stable=True)][:most]
+    return tuple(
+        Mistake(index, split.name_of(index), split.classes[int(labels[index])], split.classes[int(answers[index])],
+                float(sure[index]))
+        for index in ranked.tolist()
+    )  # fmt: skip
+
+
+def rank_answers(logits: Tensor, classes: tuple[str, ...], most: int = 5) -> list[list[dict[str, Any]]]:
+    """Return for each row of logits its likeliest classes with their probabilities."""
+    best = logits.softmax(1).topk(min(most, len(classes)), dim=1)
+    pairs: Iterable[tuple[list[float], list[int]]] = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    return [
+        [{"label": classes[index], "probability": value} for value, index in zip(values, indices, strict=True)]
+        for values, indices in pairs
+    ]

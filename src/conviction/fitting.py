@@ -1,0 +1,280 @@
+"""The corridor: the only file that knows the order of the rooms that a fit passes through."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conviction import runs
+from conviction.data import open_data
+from conviction.data.augmentation import Augmentation, augment
+from conviction.data.batches import batches
+from conviction.data.records import Data
+from conviction.environment import describe_environment
+from conviction.errors import DivergedError, ImageTooSmallError
+from conviction.evaluation import answer_split, worst_mistakes
+from conviction.metrics import Evaluation, measure_answers
+from conviction.nets import build, find_net, has_option
+from conviction.recipe import Recipe
+from conviction.report import write_report
+from conviction.runs import Epoch, Run
+from conviction.text import format_shape, printable
+from conviction.tracking import EventFile
+from conviction.training.checkpoint import load_training, save_tensors, save_training
+from conviction.training.deciding import Circumstances, decide
+from conviction.training.loop import Step, Training
+
+# Images whose answers tell how well the training split is known, without augmentation.
+_TRAIN_SAMPLE = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """Something that was decided or noticed, for people."""
+
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Started:
+    """The fit is about to train: what, on what, for how long, and into which folder."""
+
+    net: str
+    data: str
+    epochs: int
+    steps_per_epoch: int
+    params: int
+    folder: Path
+    first_epoch: int = 0
+
+
+Event = Note | Started | Step | Epoch
+
+
+def fit_events(
+    net: str | nn.Module,
+    data: Data | str | os.PathLike[str],
+    recipe: Recipe | None = None,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    data_root: str | None = None,
+) -> Generator[Event, None, Run]:
+    """Train `net` on `data`, evaluate and report; yields events as they happen and returns the finished `Run`.
+
+    Raises the errors of every room passed, each one line: usage, data, weights, resources, divergence.
+    """
+    recipe = recipe or Recipe()
+    if resume and out is not None and runs.holds_run(Path(out)):
+        run = runs.read_run(out)
+        if run.finished:
+            return run
+        recipe = run.recipe
+    elif out is not None and not resume and runs.holds_run(Path(out)):
+        runs.new_folder(out, "")  # refuses
+    torch.manual_seed(recipe.seed)
+    opened, origin_data = _open(data, recipe, data_root)
+    made, opened, net_name, size_note = _build(net, opened, recipe)
+    around = Circumstances(len(opened.train), opened.mirrors,
+                           opened.preprocessing.resized != opened.image[1:], opened.image[1])  # fmt: skip
+    recipe, decisions = decide(recipe, made, around)
+    made_by = getattr(made, "origin", None)
+    origin = runs.Origin(made_by.name if made_by else None, dict(made_by.options) if made_by else {}, *origin_data)
+    folder = Path(out) if resume and out is not None and runs.holds_run(Path(out)) else runs.new_folder(out, net_name)
+    run = Run(folder, origin, opened.classes, opened.preprocessing, recipe, (), {}, describe_environment(recipe),
+              (*opened.notes, *size_note, *decisions))  # fmt: skip
+    for text in run.notes:
+        yield Note(text)
+    return (yield from _Fit(run, made, opened, net_name, resume).events())
+
+
+class _Fit:
+    """One fit on its way from the built net to the finished run."""
+
+    def __init__(self, run: Run, net: nn.Module, data: Data, net_name: str, resume: bool) -> None:
+        self.run, self.data, self.net_name, self.recipe = run, data, net_name, run.recipe
+        recipe = run.recipe
+        assert recipe.batch_size is not None and recipe.epochs is not None and recipe.device is not None
+        self.batch_size = min(recipe.batch_size, len(data.train))
+        self.steps_per_epoch = max(1, len(data.train) // self.batch_size)
+        layout = torch.channels_last if recipe.channels_last else torch.preserve_format
+        self.net = net.to(recipe.device, memory_format=layout)
+        self.training = Training(self.net, recipe, self.steps_per_epoch)
+        self.augmentation = Augmentation(
+            flip=bool(recipe.flip), crop=recipe.crop or "none", crop_pad=recipe.crop_pad, crop_scale=recipe.crop_scale,
+            erase=recipe.erase or 0.0, mixup=recipe.mixup, cutmix=recipe.cutmix,
+        )  # fmt: skip
+        self.history: list[Epoch] = []
+        self.seconds = 0.0
+        self.resume = resume
+
+    def events(self) -> Generator[Event, None, Run]:
+        """Go the whole way."""
+        params = sum(parameter.numel() for parameter in self.net.parameters())
+        assert self.recipe.epochs is not None
+        self._go_on()
+        runs.write_run(self.run)
+        yield Started(self.net_name, self.data.name, self.recipe.epochs, self.steps_per_epoch, params, self.run.folder,
+                      len(self.history))  # fmt: skip
+        with EventFile(self.run.folder) as track:
+            for event in self._train():
+                if isinstance(event, Epoch):
+                    track.write(event)
+                yield event
+        yield Note("evaluating on the test split" if self.data.test else "no test split: evaluating on validation")
+        return self._finish(params)
+
+    def _go_on(self) -> None:
+        """Take up an interrupted run at its last whole epoch."""
+        path = self.run.folder / runs.LAST
+        if not (self.resume and path.exists()):
+            return
+        facts = load_training(path, self.training)
+        self.seconds = facts["seconds"]
+        self.history = [Epoch(**row) for row in facts["history"]]
+        self.run = dataclasses.replace(self.run, history=tuple(self.history))
+
+    def _train(self) -> Iterator[Step | Epoch]:
+        started = begun = time.perf_counter()
+        before = self.seconds
+        rows: list[Step] = []
+        for step in self.training.run(self._batches, first_epoch=len(self.history)):
+            rows.append(step)
+            if not math.isfinite(float(step.loss)):
+                raise DivergedError(f"the loss became {float(step.loss)} at step {step.index}, lr {step.lr:.3g}",
+                                    printable(self.run.folder), "lower --lr, or set clip_norm")  # fmt: skip
+            yield step
+            if step.ends_epoch:
+                epoch = self._end_epoch(rows, time.perf_counter() - begun)
+                self.seconds = before + time.perf_counter() - started
+                self._save(epoch)
+                rows = []
+                yield epoch
+                begun = time.perf_counter()
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        recipe = self.recipe
+        chosen = batches(
+            self.data.train, self.batch_size, seed=recipe.seed, epoch=epoch, shuffled=True, drop_last=True,
+            device=recipe.device or "cpu", workers=recipe.workers or 0,
+        )  # fmt: skip
+        for batch in chosen:
+            yield augment(batch, self.data.preprocessing, self.augmentation, seed=recipe.seed, epoch=epoch,
+                          num_classes=self.data.num_classes)  # fmt: skip
+
+    def _end_epoch(self, steps: list[Step], seconds: float) -> Epoch:
+        """Measure the epoch; `seconds` is all its training took, waiting for data included."""
+        images = sum(step.images for step in steps)
+        valid = self._measure("valid")
+        return Epoch(
+            epoch=len(self.history) + 1,
+            lr=steps[-1].lr,
+            train_loss=sum(float(step.loss) * step.images for step in steps) / images,
+            train_top1=sum(int(step.correct) for step in steps) / images,
+            valid_loss=valid.loss,
+            valid_top1=valid.top1,
+            seconds=round(seconds, 3),
+            images_per_second=round(images / seconds, 1),
+        )
+
+    def _save(self, epoch: Epoch) -> None:
+        best = max((row.valid_top1 for row in self.history), default=-1.0)
+        self.history.append(epoch)
+        self.run = dataclasses.replace(self.run, history=tuple(self.history))
+        if epoch.valid_top1 >= best:
+            facts = {"net": self.net_name, "classes": self.data.classes, "epoch": epoch.epoch,
+                     "preprocessing": self.data.preprocessing.to_dict()}  # fmt: skip
+            save_tensors(self.run.folder / runs.BEST, self.training.evaluated.state_dict(), facts)
+        rows = [dataclasses.asdict(row) for row in self.history]
+        save_training(self.run.folder / runs.LAST, self.training, {"history": rows, "seconds": self.seconds})
+        runs.write_run(self.run)
+
+    def _answers(self, split: str, most: int | None = None) -> tuple[Tensor, Tensor]:
+        recipe = self.recipe
+        return answer_split(
+            self.training.evaluated,
+            self.data.splits[split],
+            device=recipe.device,
+            precision=recipe.precision or "fp32",
+            channels_last=bool(recipe.channels_last),
+            workers=recipe.workers or 0,
+            most=most,
+        )
+
+    def _measure(self, split: str, most: int | None = None) -> Evaluation:
+        return measure_answers(*self._answers(split, most), self.data.classes, split)
+
+    def _finish(self, params: int) -> Run:
+        """Evaluate the weights that did best on validation, once, on the test split; write the results and report."""
+        self.run.load_weights(self.training.evaluated)
+        split = "test" if self.data.test else "valid"
+        logits, labels = self._answers(split)
+        test = measure_answers(logits, labels, self.data.classes, split)
+        best = max(self.history, key=lambda row: (row.valid_top1, row.epoch))
+        recipe = self.recipe
+        result = {
+            "run": str(self.run.folder), "net": self.net_name, "data": self.data.name, "epochs": len(self.history),
+            "top1": test.top1, "top5": test.top5, "interval": test.interval, "split": split,
+            "train_top1": self._measure("train", _TRAIN_SAMPLE).top1, "valid_top1": best.valid_top1,
+            "best_epoch": best.epoch, "seconds": round(self.seconds, 2),
+            "images_per_second": sorted(row.images_per_second for row in self.history)[len(self.history) // 2],
+            "lr": recipe.lr, "optimizer": recipe.optimizer, "batch_size": self.batch_size, "params": params,
+            "image": list(self.data.image), "findings": [],
+        }  # fmt: skip
+        self.run = dataclasses.replace(self.run, result=result)
+        mistakes = worst_mistakes(logits, labels, self.data.splits[split])
+        write_report(self.run, test, mistakes, self.data.splits[split])
+        runs.write_run(self.run)
+        return self.run
+
+
+def _open(
+    data: Data | str | os.PathLike[str], recipe: Recipe, data_root: str | None
+) -> tuple[Data, tuple[str | None, dict[str, Any]]]:
+    """Open DATA where it is still a word; returns it with how to open it again."""
+    if isinstance(data, Data):
+        return (data if recipe.image_size is None else data.resized(recipe.image_size)), (None, {})
+    options = {"image_size": recipe.image_size, "valid_share": recipe.valid_share, "seed": recipe.seed,
+               "on_bad": recipe.on_bad, "data_root": data_root}  # fmt: skip
+    opened = open_data(data, **options)
+    text = str(data) if not Path(data).exists() else str(Path(data).absolute())
+    return opened, (text, options)
+
+
+def _build(net: str | nn.Module, data: Data, recipe: Recipe) -> tuple[nn.Module, Data, str, tuple[str, ...]]:
+    """Build the net for the data's images; images too small for it are enlarged unless a size was asked for."""
+    if isinstance(net, nn.Module):
+        origin = getattr(net, "origin", None)
+        return net, data, origin.name if origin else type(net).__name__, ()
+    row = find_net(net)
+    note: tuple[str, ...] = ()
+    if recipe.image_size is None and data.sizes_differ:
+        data = data.resized(row.image[1])
+        note = (f"images differ in size: resized to {format_shape(data.image[1:])}, the size in {net}'s recipe",)
+    try:
+        built = _build_for(net, data, recipe)
+    except ImageTooSmallError:
+        if recipe.image_size is not None:
+            raise
+        was, data = data.image, data.resized(row.comfortable_side)
+        note = (f"images of {format_shape(was[1:])} are too small for {net} (smallest {row.min_image}): "
+                f"resized to {format_shape(data.image[1:])}",)  # fmt: skip
+        built = _build_for(net, data, recipe)
+    return built, data, net, note
+
+
+def _build_for(net: str, data: Data, recipe: Recipe) -> nn.Module:
+    """Build with auxiliary heads where the net has them and the images are large enough to train them."""
+    if has_option(net, "aux"):
+        with contextlib.suppress(ImageTooSmallError):
+            return build(net, data.num_classes, data.image, init=recipe.init, aux=True)
+    return build(net, data.num_classes, data.image, init=recipe.init)

@@ -1,0 +1,129 @@
+"""ResNets: paths that learn what to add to their input (He et al. 2015); pre-activated ones (He et al. 2016)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from conviction.nets.blocks import Sum, narrowed, stages
+
+# Blocks in each of the four stages: table 1 of the paper. From 50 layers on the blocks are bottlenecks.
+DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+WIDTHS = (64, 128, 256, 512)
+BOTTLENECK_FROM, EXPANSION = 50, 4
+
+
+def _conv(in_channels: int, channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2, bias=False)
+
+
+def path_convolutions(in_channels: int, width: int, stride: int, bottleneck: bool) -> list[nn.Conv2d]:
+    """The convolutions of one block's path (figure 5): two 3x3, or the bottleneck 1x1, 3x3, 1x1 (x4 wide).
+
+    The bottleneck strides in its 3x3 ("v1.5"); the paper strides in the first 1x1. At 50 layers that is
+    4.1 GMACs for 3.8.
+    """
+    if bottleneck:
+        return [_conv(in_channels, width, 1), _conv(width, width, 3, stride), _conv(width, EXPANSION * width, 1)]
+    return [_conv(in_channels, width, 3, stride), _conv(width, width, 3)]
+
+
+def needs_projection(convolutions: list[nn.Conv2d], stride: int) -> bool:
+    """Whether the shortcut must change the shape of its input to meet the path's (option B of section 3.3)."""
+    return stride != 1 or convolutions[0].in_channels != convolutions[-1].out_channels
+
+
+def block(in_channels: int, width: int, stride: int, bottleneck: bool) -> nn.Sequential:
+    """Path with norms, plus shortcut, then ReLU: [N, in, H, W] to [N, width (x4), H / stride, W / stride]."""
+    convolutions = path_convolutions(in_channels, width, stride, bottleneck)
+    path: dict[str, nn.Module] = {}
+    for number, conv in enumerate(convolutions, 1):
+        path |= {f"conv{number}": conv, f"norm{number}": nn.BatchNorm2d(conv.out_channels)}
+        if conv is not convolutions[-1]:
+            path[f"relu{number}"] = nn.ReLU()
+    shortcut = None
+    if needs_projection(convolutions, stride):
+        channels = convolutions[-1].out_channels
+        shortcut = stages(conv=_conv(in_channels, channels, 1, stride), norm=nn.BatchNorm2d(channels))
+    return stages(sum=Sum(stages(**path), shortcut), relu=nn.ReLU())
+
+
+def preact_block(in_channels: int, width: int, stride: int, bottleneck: bool, first: bool = False) -> nn.Module:
+    """Norm and ReLU before each convolution, nothing after the sum (He et al. 2016, figure 1b).
+
+    Path and projection share the first norm and ReLU; the net's `first` block leaves them to the stem (their appendix).
+    """
+    convolutions = path_convolutions(in_channels, width, stride, bottleneck)
+    path: dict[str, nn.Module] = {"conv1": convolutions[0]}
+    for number, conv in enumerate(convolutions[1:], 2):
+        path |= {f"norm{number}": nn.BatchNorm2d(conv.in_channels), f"relu{number}": nn.ReLU(), f"conv{number}": conv}
+    activation = {} if first else {"norm1": nn.BatchNorm2d(in_channels), "relu1": nn.ReLU()}
+    if not needs_projection(convolutions, stride):
+        return Sum(stages(**activation, **path))
+    projection = _conv(in_channels, convolutions[-1].out_channels, 1, stride)
+    return stages(**activation, sum=Sum(stages(**path), projection))
+
+
+def _body(depth: int, width_divisor: int, preact: bool) -> tuple[dict[str, nn.Module], int]:
+    """The four stages of blocks and the channels that leave them."""
+    bottleneck = depth >= BOTTLENECK_FROM
+    channels = narrowed(WIDTHS[0], width_divisor)
+    body: dict[str, nn.Module] = {}
+    for stage, (full_width, count) in enumerate(zip(WIDTHS, DEPTHS[depth], strict=True), 1):
+        width = narrowed(full_width, width_divisor)
+        blocks: dict[str, nn.Module] = {}
+        for number in range(1, count + 1):
+            stride = 2 if number == 1 and stage > 1 else 1
+            if preact:
+                made = preact_block(channels, width, stride, bottleneck, first=stage == number == 1)
+            else:
+                made = block(channels, width, stride, bottleneck)
+            blocks[f"block{number}"] = made
+            channels = width * (EXPANSION if bottleneck else 1)
+        body[f"stage{stage}"] = stages(**blocks)
+    return body, channels
+
+
+def _stem(in_channels: int, width_divisor: int) -> nn.Sequential:
+    width = narrowed(WIDTHS[0], width_divisor)
+    return stages(
+        conv=_conv(in_channels, width, 7, stride=2),
+        norm=nn.BatchNorm2d(width),
+        relu=nn.ReLU(),
+        pool=nn.MaxPool2d(3, stride=2, padding=1),
+    )
+
+
+def _tail(channels: int, num_classes: int) -> dict[str, nn.Module]:
+    return {
+        "pool": nn.AdaptiveAvgPool2d(1),
+        "flatten": nn.Flatten(),
+        "head": nn.Linear(channels, num_classes),
+    }
+
+
+def resnet(num_classes: int, image: tuple[int, int, int], *, depth: int, width_divisor: int = 1) -> nn.Sequential:
+    """ResNet-18 to 152, v1.5: [N, C, H, W] to logits [N, num_classes]."""
+    body, channels = _body(depth, width_divisor, preact=False)
+    return stages(stem=_stem(image[0], width_divisor), **body, **_tail(channels, num_classes))
+
+
+def resnet_cifar(num_classes: int, image: tuple[int, int, int], *, depth: int, width_divisor: int = 1) -> nn.Sequential:
+    """ResNet for images of about 32 pixels: the stem is one 3x3 convolution that keeps the map, without a pool."""
+    width = narrowed(WIDTHS[0], width_divisor)
+    stem = stages(conv=_conv(image[0], width, 3), norm=nn.BatchNorm2d(width), relu=nn.ReLU())
+    body, channels = _body(depth, width_divisor, preact=False)
+    return stages(stem=stem, **body, **_tail(channels, num_classes))
+
+
+def resnet_preact(
+    num_classes: int, image: tuple[int, int, int], *, depth: int, width_divisor: int = 1
+) -> nn.Sequential:
+    """Pre-activated ResNet: the shortcuts carry the signal unchanged, and a last norm and ReLU follow the last sum."""
+    body, channels = _body(depth, width_divisor, preact=True)
+    return stages(
+        stem=_stem(image[0], width_divisor),
+        **body,
+        norm=nn.BatchNorm2d(channels),
+        relu=nn.ReLU(),
+        **_tail(channels, num_classes),
+    )

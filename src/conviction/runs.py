@@ -1,0 +1,195 @@
+"""The run folder: recipe.toml, run.json, history.csv, checkpoints/, written while training and read back later."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from conviction import data as data_room
+from conviction.data.records import Data, Preprocessing
+from conviction.errors import DataError, UsageError, WeightsError
+from conviction.nets import build
+from conviction.recipe import Recipe, format_toml, read_recipe
+from conviction.storage import explain_os_error, make_folder, write_text
+from conviction.text import printable
+from conviction.training.checkpoint import load_state, read_tensors
+
+BEST, LAST = Path("checkpoints/best.safetensors"), Path("checkpoints/last.safetensors")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of history.csv. Accuracies are fractions; training figures are running ones, with augmentation on."""
+
+    epoch: int
+    lr: float
+    train_loss: float
+    train_top1: float
+    valid_loss: float
+    valid_top1: float
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How the net and the data of a run were made, so that `load` can make them again; None where it cannot."""
+
+    net: str | None
+    net_options: dict[str, Any]
+    data: str | None
+    data_options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, finished or not. `result` holds the fields of `conviction fit --json`, empty until the run is finished."""
+
+    folder: Path
+    origin: Origin
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    recipe: Recipe
+    history: tuple[Epoch, ...]
+    result: dict[str, Any]
+    environment: dict[str, Any]
+    notes: tuple[str, ...]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run went to its end."""
+        return bool(self.result)
+
+    @property
+    def top1(self) -> float:
+        """Accuracy on the test split (on the validation split where there is no test), a fraction."""
+        if not self.finished:
+            raise WeightsError("the run is not finished", printable(self.folder), "finish it with --resume")
+        return self.result["top1"]
+
+    @cached_property
+    def net(self) -> nn.Module:
+        """The net with the weights that did best on validation, in eval mode on the CPU."""
+        if self.origin.net is None:
+            raise WeightsError("the run's net was not built by name", printable(self.folder),
+                               "make it yourself and call run.load_weights(net)")  # fmt: skip
+        made = build(self.origin.net, len(self.classes), self.preprocessing.image, **self.origin.net_options)
+        return self.load_weights(made)
+
+    def load_weights(self, net: nn.Module) -> nn.Module:
+        """Copy the run's best weights into `net` and return it in eval mode."""
+        path = self.folder / BEST
+        tensors, _ = read_tensors(path)
+        load_state(net, tensors, path)
+        return net.eval()
+
+    @cached_property
+    def data(self) -> Data:
+        """The run's data, opened again."""
+        if self.origin.data is None:
+            raise DataError("the run's data came from Python", printable(self.folder), "pass the data yourself")
+        return data_room.open_data(self.origin.data, **self.origin.data_options)
+
+
+def new_folder(out: str | Path | None, net_name: str) -> Path:
+    """Make the folder of a new run: `out`, or the next free `runs/NET-N`. One that already holds a run is refused."""
+    if out is not None:
+        folder = Path(out)
+        if holds_run(folder):
+            raise UsageError("this folder already holds a run", printable(folder),
+                             "choose another --out, or go on with --resume")  # fmt: skip
+        if folder.exists() and not folder.is_dir():
+            raise UsageError("--out is a file", printable(folder), "name a folder")
+        return make_folder(folder)
+    stem = "".join(c if c.isalnum() or c in "-._" else "-" for c in net_name).strip(".") or "net"
+    number = 1
+    while True:
+        folder = Path("runs") / f"{stem}-{number}"
+        make_folder(folder.parent)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise explain_os_error(error, folder) from error
+        else:
+            return folder
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder holds a run."""
+    return (folder / "run.json").exists()
+
+
+def write_run(run: Run) -> None:
+    """Write what is known of a run: recipe.toml, run.json, history.csv."""
+    make_folder(run.folder / "checkpoints")
+    used = {"net": run.origin.net, "data": run.origin.data, "classes": run.classes}
+    write_text(run.folder / "recipe.toml", format_toml(run.recipe, used))
+    record = {
+        "format": 1,
+        "origin": dataclasses.asdict(run.origin),
+        "classes": run.classes,
+        "preprocessing": run.preprocessing.to_dict(),
+        "result": run.result,
+        "environment": run.environment,
+        "notes": run.notes,
+    }
+    write_text(run.folder / "history.csv", format_history(run.history))
+    write_text(run.folder / "run.json", json.dumps(record, indent=1) + "\n")
+
+
+def format_history(history: tuple[Epoch, ...]) -> str:
+    """Write epochs as CSV; a number that is not finite is written as it is (`nan`, `inf`)."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(Epoch)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(dataclasses.asdict(row) for row in history)
+    return text.getvalue()
+
+
+def read_run(folder: str | Path) -> Run:
+    """Read a finished or interrupted run; raises `WeightsError` where there is none or it cannot be read."""
+    folder = Path(folder)
+    remedy = "give a run folder that `conviction fit` wrote"
+    if not folder.is_dir():
+        raise WeightsError("no such run", printable(folder), remedy)
+    if not holds_run(folder):
+        raise WeightsError("this folder holds no run", printable(folder), remedy)
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return Run(
+            folder=folder,
+            origin=Origin(**record["origin"]),
+            classes=tuple(record["classes"]),
+            preprocessing=Preprocessing.from_dict(record["preprocessing"]),
+            recipe=read_recipe(folder / "recipe.toml"),
+            history=_read_history(folder / "history.csv"),
+            result=record["result"],
+            environment=record["environment"],
+            notes=tuple(record["notes"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"the run cannot be read: {printable(error)}", printable(folder), remedy) from error
+
+
+def _read_history(path: Path) -> tuple[Epoch, ...]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return tuple(
+            Epoch(int(row.pop("epoch")), **{name: float(value) for name, value in row.items()})
+            for row in csv.DictReader(file)
+        )
+
+
+def finite(value: float) -> float | None:
+    """Return a number as JSON may hold it: `None` where it is not finite."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,90 @@
+"""Checkpoints: tensors in one safetensors file, everything else as JSON in its header. No pickle anywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from conviction.errors import WeightsError
+from conviction.storage import write_bytes
+from conviction.text import list_some, printable
+from conviction.training.loop import Training
+
+FORMAT = "conviction-1"
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
+    """Write tensors and JSON-able facts to one safetensors file, in one step."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {"format": FORMAT, "facts": json.dumps(facts, allow_nan=False)}
+    return write_bytes(path, safetensors.torch.save(plain, metadata=header))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote; raises `WeightsError` for a file that is missing, torn or foreign."""
+    remedy = "give a run folder that `conviction fit` wrote"
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        if header.get("format") != FORMAT:
+            raise WeightsError("not a checkpoint of this program", printable(path), remedy)
+        return tensors, json.loads(header["facts"])
+    except FileNotFoundError as error:
+        raise WeightsError("the checkpoint is missing", printable(path), remedy) from error
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise WeightsError(f"the checkpoint cannot be read: {printable(error)}", printable(path), remedy) from error
+
+
+def load_state(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy tensors into `net`; raises `WeightsError` that lists what is missing, left over or of another shape."""
+    own = net.state_dict()
+    missing = [name for name in own if name not in tensors]
+    foreign = [name for name in tensors if name not in own]
+    unequal = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
+    for what, names in (("lack", missing), ("have no place for", foreign), ("differ in shape at", unequal)):
+        if names:
+            raise WeightsError(f"the weights do not fit the net: they {what} {list_some(names)}", printable(path),
+                               "load them into the net that they were trained with")  # fmt: skip
+    net.load_state_dict(dict(tensors))
+
+
+def save_training(path: Path, training: Training, facts: Mapping[str, Any]) -> Path:
+    """Write all that goes on with a training at an epoch's end: net, average and optimizer."""
+    tensors = {f"net.{name}": tensor for name, tensor in training.net.state_dict().items()}
+    if training.average is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in training.average.net.state_dict().items()}
+        facts = {**facts, "average_updates": training.average.updates}
+    state = training.optimizer.state_dict()["state"]
+    for index, slots in state.items():
+        tensors |= {f"optimizer.{index}.{slot}": torch.as_tensor(value) for slot, value in slots.items()
+                    if value is not None}  # fmt: skip
+    return save_tensors(path, tensors, {**facts, "scaler": training.scaler.state_dict()})
+
+
+def load_training(path: Path, training: Training) -> dict[str, Any]:
+    """Put a training back to what `save_training` wrote; returns the facts saved with it."""
+    tensors, facts = read_tensors(path)
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    load_state(training.net, under("net."), path)
+    if training.average is not None:
+        load_state(training.average.net, under("average."), path)
+        training.average.updates = facts["average_updates"]
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in under("optimizer.").items():
+        index, slot = name.split(".")
+        slots.setdefault(int(index), {})[slot] = tensor
+    whole = training.optimizer.state_dict()
+    training.optimizer.load_state_dict({**whole, "state": slots})
+    training.scaler.load_state_dict(facts["scaler"])
+    return facts

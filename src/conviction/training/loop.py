@@ -1,0 +1,119 @@
+"""The loop: a generator that makes one update, yields a Step, and goes on when the next is asked for.
+
+Whoever wants to stop early stops reading; whoever wants to watch reads. Nothing else hangs on the loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from conviction.recipe import Recipe
+from conviction.training.averaging import AveragedNet
+from conviction.training.optimizer import make_optimizer
+from conviction.training.schedule import lr_at
+
+Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One update. `loss` and `correct` stay on the device as 0-dimensional tensors until somebody reads them."""
+
+    index: int
+    epoch: int
+    in_epoch: int
+    steps_per_epoch: int
+    images: int
+    loss: Tensor
+    correct: Tensor
+    lr: float
+
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether this is the last update of its epoch."""
+        return self.in_epoch == self.steps_per_epoch - 1
+
+
+class Training:
+    """What training moves: the net, its optimizer, the averaged net and the gradient scaler."""
+
+    def __init__(self, net: nn.Module, recipe: Recipe, steps_per_epoch: int) -> None:
+        assert recipe.epochs is not None and recipe.device is not None
+        self.net, self.recipe, self.steps_per_epoch = net, recipe, steps_per_epoch
+        self.steps = recipe.epochs * steps_per_epoch
+        self.device = torch.device(recipe.device)
+        self.optimizer = make_optimizer(net, recipe)
+        self.average = AveragedNet(net, recipe.ema) if recipe.ema else None
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The net whose accuracy counts: the averaged one where there is one."""
+        return self.net if self.average is None else self.average.net
+
+    def run(self, batches: Batches, first_epoch: int = 0) -> Generator[Step]:
+        """Train from `first_epoch` to the end; `batches(epoch)` gives (images [N, C, H, W], targets) on the device.
+
+        Targets are labels (int64 [N]) or probabilities (float [N, classes]).
+        """
+        index = first_epoch * self.steps_per_epoch
+        for epoch in range(first_epoch, self.recipe.epochs or 0):
+            # Dropout's draws are settled by (seed, epoch), so an epoch repeats itself whatever came before it.
+            torch.manual_seed(self.recipe.seed * 1_000_003 + epoch)
+            self.net.train()
+            for in_epoch, (images, targets) in enumerate(batches(epoch)):
+                if in_epoch >= self.steps_per_epoch:
+                    break
+                lr = lr_at(index, self.steps, self.recipe, self.steps_per_epoch)
+                loss, correct = self.update(images, targets, lr)
+                yield Step(index, epoch, in_epoch, self.steps_per_epoch, len(images), loss, correct, lr)
+                self.net.train()  # whoever reads may have evaluated
+                index += 1
+
+    def update(self, images: Tensor, targets: Tensor, lr: float) -> tuple[Tensor, Tensor]:
+        """Make one update at rate `lr`; returns the loss before it and the number of correct answers."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        if self.recipe.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with autocasting(self.device, self.recipe.precision):
+            outputs = self.net(images)
+            loss = total_loss(outputs, targets, self.recipe.label_smoothing or 0.0, self.recipe.aux_weight)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if self.recipe.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update(self.net)
+        logits = outputs[0] if isinstance(outputs, tuple) else outputs
+        labels = targets if targets.ndim == 1 else targets.argmax(1)
+        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+
+
+def total_loss(outputs: Tensor | tuple[Tensor, ...], targets: Tensor, smoothing: float, aux_weight: float) -> Tensor:
+    """Cross-entropy of the logits, plus `aux_weight` times that of each auxiliary head (GoogLeNet, section 5).
+
+    Computed in float32 whatever the precision of the layers.
+    """
+    logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
+    loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+    for head in auxiliary:
+        loss = loss + aux_weight * F.cross_entropy(head.float(), targets, label_smoothing=smoothing)
+    return loss
+
+
+def autocasting(device: torch.device, precision: str | None) -> contextlib.AbstractContextManager[object]:
+    """Return the context in which layers compute in `precision`."""
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision not in dtypes:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtypes[precision])
