@@ -74,6 +74,8 @@ def fit_events(
     Raises the errors of every room passed, each one line: usage, data, weights, resources, divergence.
     """
     recipe = recipe or Recipe()
+    if isinstance(net, str):
+        find_net(net)  # an unknown name is refused before any data is read
     if resume and out is not None and runs.holds_run(Path(out)):
         run = runs.read_run(out)
         if run.finished:

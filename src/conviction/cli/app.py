@@ -28,13 +28,21 @@ Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; default t
 DataRoot = Annotated[str | None, Parameter(help="folder that holds named data sets (or set CONVICTION_DATA)")]
 
 
+Net = Annotated[str, Parameter(help="a name of `conviction nets`, as it is or narrowed by /2, /4, /8")]
+DataWord = Annotated[
+    str, Parameter(help="a folder of images, a file of pixels, or fashion-mini, fashion-mnist, cifar10")
+]
+OtherData = Annotated[str | None, Parameter(help="other data; default the run's own test split, else validation")]
+RunFolder = Annotated[Path, Parameter(help="the folder of a run, such as runs/vgg7-bn-2-1")]
+
+
 def told(knob: str) -> Parameter:
     """Help for the flag of a recipe's knob: its reason and choices."""
     told = Recipe.__dataclass_fields__[knob].metadata
     return Parameter(help=told["reason"] + (f": {', '.join(told['choices'])}" if told["choices"] else ""))
 
 
-@app.command
+@app.command(sort_key=0)
 def nets(*, json: Json = False) -> None:
     """List the nets: paper, year, parameters, computation, smallest image, published weights.
 
@@ -43,9 +51,9 @@ def nets(*, json: Json = False) -> None:
     output.show_nets(tuple(NETS.values()), json)
 
 
-@app.command
+@app.command(sort_key=1)
 def show(
-    net: str,
+    net: Net,
     /,
     *,
     image: Annotated[str | None, Parameter(help="channels x height x width, as in 3x224x224")] = None,
@@ -64,9 +72,9 @@ def show(
     output.show_layers(net, shape, layers, json)
 
 
-@app.command
+@app.command(sort_key=2)
 def data(
-    data: str,
+    data: DataWord,
     /,
     *,
     data_root: DataRoot = None,
@@ -81,10 +89,10 @@ def data(
     output.show_audit(conviction.audit(data, data_root=data_root), json)
 
 
-@app.command
+@app.command(sort_key=3)
 def fit(
-    net: str,
-    data: str,
+    net: Net,
+    data: DataWord,
     /,
     *,
     epochs: Annotated[int | None, told("epochs")] = None,
@@ -124,10 +132,10 @@ def fit(
     output.show_fit(run, json)
 
 
-@app.command
+@app.command(sort_key=4)
 def evaluate(
-    run: Path,
-    data: str | None = None,
+    run: RunFolder,
+    data: OtherData = None,
     /,
     *,
     device: Device = None,
@@ -143,9 +151,9 @@ def evaluate(
     output.show_evaluation(conviction.evaluate_run(run, data, device=device, data_root=data_root), json)
 
 
-@app.command
+@app.command(sort_key=5)
 def predict(
-    run: Path,
+    run: RunFolder,
     images: Annotated[tuple[str, ...], Parameter(help="files, folders or patterns such as 'photos/*.jpg'")],
     /,
     *,

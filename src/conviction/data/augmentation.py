@@ -10,7 +10,6 @@ from torch import Tensor
 
 from conviction.data.draws import draw, draw_beta
 from conviction.data.records import Batch, Preprocessing, Size
-from conviction.recipe import Recipe
 
 # The number that each chance reads, so that switching one augmentation on leaves the others' chances as they were.
 _FLIP, _TOP, _LEFT, _AREA, _ASPECT = 0, 1, 2, 3, 4
@@ -34,19 +33,6 @@ class Augmentation:
     erase: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> Augmentation:
-        """Take the augmentation from a recipe; what is undecided there is off."""
-        return cls(
-            flip=bool(recipe.flip),
-            crop=recipe.crop or "none",
-            crop_pad=recipe.crop_pad,
-            crop_scale=recipe.crop_scale,
-            erase=recipe.erase or 0.0,
-            mixup=recipe.mixup,
-            cutmix=recipe.cutmix,
-        )
 
 
 def augment(
@@ -77,18 +63,22 @@ def _move(pictures: Tensor, preprocessing: Preprocessing, augmentation: Augmenta
     shifts = augmentation.crop == "shift"
     if not (augmentation.flip or shifts):
         return preprocessing.frame(pictures)
-    stored, resized, image = _size(pictures), preprocessing.resized, preprocessing.image[1:]
-    window = stored
-    if shifts and resized[0] * resized[1] <= stored[0] * stored[1]:  # not enlarged: move at the size of the image
-        pictures, window = _resize(pictures, resized), image
-    size = _size(pictures)
+    resized, image = preprocessing.resized, preprocessing.image[1:]
+    mirrored = chances[:, _FLIP] < (0.5 if augmentation.flip else 0.0)
+    stored = _size(pictures)
+    enlarged = resized[0] * resized[1] > stored[0] * stored[1]
+    if not shifts or enlarged:
+        pad = augmentation.crop_pad if shifts else 0
+        top, left = (
+            _offsets(chances[:, column], 0, pad, side) for column, side in zip((_TOP, _LEFT), stored, strict=True)
+        )
+        return preprocessing.frame(_windows(pictures, top, left, mirrored, stored))
+    pictures = _resize(pictures, resized)
     top, left = (
-        _offsets(chances[:, column], size[axis] - window[axis], augmentation.crop_pad if shifts else 0, size[axis])
+        _offsets(chances[:, column], resized[axis] - image[axis], augmentation.crop_pad, resized[axis])
         for axis, column in enumerate((_TOP, _LEFT))
     )
-    mirrored = chances[:, _FLIP] < (0.5 if augmentation.flip else 0.0)
-    moved = _windows(pictures, top, left, mirrored, window)
-    return _scale(moved) if window == image else preprocessing.frame(moved)
+    return _scale(_windows(pictures, top, left, mirrored, image))
 
 
 def _offsets(chance: Tensor, room: int, pad: int, side: int) -> Tensor:

@@ -88,11 +88,11 @@ def _moved(part: Tensor, device: torch.device) -> Tensor:
 
 def fetch_batch(split: Split, indices: Tensor) -> Batch:
     """Fetch the pictures at `indices` (int64 [n]) with their labels."""
-    if isinstance(split.source, LabelledSource):
-        pictures, labels = split.source.fetch_labelled(indices)
-        return Batch(pictures, labels, indices)
-    assert split.labels is not None, "a source that does not give labels comes with them"
-    return Batch(split.source.fetch(indices), split.labels[indices], indices)
+    if split.labels is not None:
+        return Batch(split.source.fetch(indices), split.labels[indices], indices)
+    assert isinstance(split.source, LabelledSource), "labels come with the split or with its pictures"
+    pictures, labels = split.source.fetch_labelled(indices)
+    return Batch(pictures, labels, indices)
 
 
 def _fetched_here(split: Split, chosen: Sequence[Tensor]) -> Iterator[Batch]:

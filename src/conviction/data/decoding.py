@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import warnings
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import stat
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -32,6 +31,7 @@ from PIL import (
 from torch import Tensor
 
 from conviction.data.records import Size
+from conviction.data.threads import map_in_threads
 from conviction.errors import DataError
 from conviction.text import printable
 
@@ -76,7 +76,7 @@ def read_header(path: Path) -> Header:
 
     Raises `DataError` for a file that is no picture, or has more than 64 million pixels.
     """
-    with _opened(path) as image:
+    with _opened(path) as (image, _):
         turn = _orientation(image)
         lying = turn in _LYING and image.format != "TIFF"  # Pillow gives a TIFF's size already upright
         height, width = (image.width, image.height) if lying else (image.height, image.width)
@@ -91,11 +91,11 @@ def check_picture(path: Path) -> Header:
     A PNG's checksums are computed, a JPEG's end is looked for. Raises `DataError` for a file that is no picture,
     truncated or broken.
     """
-    with _opened(path) as image:
+    with _opened(path) as (image, file):
         header = _header(image)
         if header.format == "PNG":
             image.verify()
-        elif header.format != "JPEG" or not _ends_jpeg(path):
+        elif header.format != "JPEG" or not _ends_jpeg(file):
             image.load()
         return header
 
@@ -118,7 +118,7 @@ def read_picture(path: Path, channels: int, size: Size | None = None) -> Tensor:
 
 def read_pixels(path: Path, channels: int, size: Size | None = None) -> np.ndarray:
     """Decode as `read_picture` does, to a NumPy array [C, h, w] that need not be contiguous."""
-    with _opened(path) as image:
+    with _opened(path) as (image, _):
         if size is not None:
             _draft(image, size)
         image.load()
@@ -127,28 +127,6 @@ def read_pixels(path: Path, channels: int, size: Size | None = None) -> np.ndarr
         plain = _plain(upright, image, channels)
         pixels = np.asarray(plain if size is None else _fitted(plain, size))
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-
-
-def map_in_threads(function: Callable[[Any], Any], items: Sequence[Any], chunk: int = 32) -> list[Any]:
-    """Apply `function` to every item in threads (Pillow decodes outside the interpreter's lock); results in order."""
-
-    def apply_to_chunk(start: int) -> list[Any]:
-        return [function(item) for item in items[start : start + chunk]]
-
-    pool = ThreadPoolExecutor(usable_cores())
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters here raises
-            return [result for results in pool.map(apply_to_chunk, range(0, len(items), chunk)) for result in results]
-    finally:
-        pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest of the folder
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def read_pictures(paths: Iterable[Path], channels: int, size: Size) -> tuple[Tensor, dict[int, DataError]]:
@@ -179,24 +157,26 @@ def _header(image: Image.Image) -> Header:
     return Header(true_format, size, image.mode, turn in _TURNS)
 
 
-def _ends_jpeg(path: Path) -> bool:
+def _ends_jpeg(file: BinaryIO) -> bool:
     """Return whether End of Image stands near the end; inside compressed data 0xFF is always followed by zero."""
-    with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 32))
-        return b"\xff\xd9" in file.read()
+    here = file.tell()
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 32))
+    tail = file.read()
+    file.seek(here)  # Pillow reads on from where it stopped
+    return b"\xff\xd9" in tail
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Generator[Image.Image]:
+def _opened(path: Path) -> Generator[tuple[Image.Image, BinaryIO]]:
     """Open a picture file; whatever Pillow raises on its bytes becomes a `DataError` that names the file."""
     path = Path(path)
     try:
-        if not path.is_file() and path.exists():
-            raise DataError("not a file", printable(path), "give a picture file")  # opening a FIFO would wait for ever
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError("not a file", printable(path), "give a picture file")  # opening a pipe would wait for ever
         with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
-            yield image
+            yield image, file
     except (DataError, MemoryError):
         raise
     except Exception as error:  # Pillow's plugins raise almost anything on broken bytes

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import torch
 
-from conviction.data.decoding import Header, check_picture, map_in_threads, read_pictures
+from conviction.data.decoding import Header, check_picture, read_pictures
 from conviction.data.held import channel_statistics, framed
 from conviction.data.listing import Listing, find_faults, list_folder
 from conviction.data.photographs import Photographs, held_kinds, refuse_broken
 from conviction.data.records import Data, Preprocessing, Size, Split
 from conviction.data.splitting import Labelled, split_listing
+from conviction.data.threads import map_in_threads
 from conviction.errors import DataError, UsageError
 from conviction.text import list_some, printable
 
@@ -43,8 +44,9 @@ def read_folder(
     a side; without it 224, or less where half of the pictures are smaller. They are stored 8/7 larger and cut in the
     middle (256 for 224, Krizhevsky et al. 2012), which leaves room for random crops. Files are read, never written.
 
-    Pictures that cannot be read stop it with `DataError`, or are left out with `on_bad="skip"`, and named in both cases.
-    What can be seen without decoding is seen here; `load` decodes, and finds the rest.
+    Pictures that cannot be read stop it with `DataError`, or are left out with `on_bad="skip"`, and named either way.
+    What shows without decoding (no picture, cut short, wrong checksums) is found here; `load` decodes, and finds the
+    rest.
 
     Raises `DataError` for a folder that cannot be trained on, `UsageError` for a value out of range.
     """

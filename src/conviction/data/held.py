@@ -53,7 +53,10 @@ def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Choose `share` of each class at random: indices kept and indices held out, both int64 in rising order.
 
     At least one picture of each class is held out and at least one kept, so a class with one picture keeps it.
+    Raises `UsageError` for a share that is not between 0 and 1.
     """
+    if not 0 < share < 1:
+        raise UsageError(f"valid_share = {share} is not a share", "valid_share", "use a fraction such as 0.1")
     generator = torch.Generator().manual_seed(seed)
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():

@@ -91,7 +91,7 @@ class _Walk:
         return path.relative_to(self.root).as_posix()
 
     def _is_picture(self, entry: os.DirEntry[str]) -> bool:
-        extension = os.path.splitext(entry.name)[1].lower()
+        extension = Path(entry.name).suffix.lower()
         if entry.is_symlink() and not self._leads_inside(entry):
             self._pass("links that lead to folders, out of the folder or nowhere", entry)
         elif not entry.is_file():
@@ -165,10 +165,10 @@ def find_faults(listing: Listing) -> list[DataError]:
 
 def twin_names(listing: Listing) -> list[list[str]]:
     """Return the groups of classes whose names differ by upper and lower case only."""
-    first: dict[str, str] = {}
-    return [
-        (first[name.casefold()], name) for name in listing.classes if first.setdefault(name.casefold(), name) != name
-    ]
+    by_folded: defaultdict[str, list[str]] = defaultdict(list)
+    for name in listing.classes:
+        by_folded[name.casefold()].append(name)
+    return [names for names in by_folded.values() if len(names) > 1]
 
 
 def _existing(path: Path) -> Path:

@@ -41,9 +41,9 @@ class Photographs:
         if self.streams:
             wanted = [read_picture(self.root / self.files[i], self.channels, self.size) for i in indices.tolist()]
             return torch.stack(wanted) if wanted else torch.empty(0, self.channels, *self.size, dtype=torch.uint8)
-        if self.held is None:
-            refuse_broken(self.root, self.decode())
-        return self.held.index_select(0, indices)  # type: ignore[union-attr]
+        refuse_broken(self.root, self.decode())
+        assert self.held is not None
+        return self.held.index_select(0, indices)
 
     def decode(self) -> dict[str, DataError]:
         """Decode all files into memory, unless that is done; returns the errors by file, and holds only if none."""

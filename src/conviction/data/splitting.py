@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from conviction.data.decoding import map_in_threads
 from conviction.data.listing import UNDIVIDED, Listing
+from conviction.data.threads import map_in_threads
 from conviction.errors import DataError, UsageError
 from conviction.text import printable
 
