@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conviction.data.downloading import Progress
+from conviction.data.named import SETS, read_named
 from conviction.data.records import Data
 from conviction.errors import DataError
 from conviction.text import printable, suggest
 
 if TYPE_CHECKING:
     from conviction.data.audit import Audit
-
-NAMED = ("fashion-mini", "fashion-mnist", "cifar10")
 
 
 def open_data(
@@ -24,16 +24,15 @@ def open_data(
     seed: int = 0,
     on_bad: str = "stop",
     data_root: str | None = None,
+    progress: Progress | None = None,
 ) -> Data:
     """Open what the word DATA of the command stands for: a named set, a folder of images or a file of pixels.
 
     Raises `DataError` where it is none of them.
     """
     split: dict[str, Any] = {"image_size": image_size, "valid_share": valid_share, "seed": seed}
-    if str(text) in NAMED:
-        from conviction.data.named import read_named
-
-        return read_named(str(text), data_root=data_root, **split)
+    if str(text) in SETS:
+        return read_named(str(text), data_root=data_root, progress=progress, **split)
 
     from conviction.data.folder import read_folder
     from conviction.data.pixel_files import holds_pixel_files, read_pixel_file
@@ -43,8 +42,8 @@ def open_data(
         return read_pixel_file(path, **split)
     if path.is_dir():
         return read_folder(path, on_bad=on_bad, **split)
-    named = ", ".join(NAMED)
-    raise DataError(f"no data named {printable(text)!r}{suggest(str(text), NAMED)}", "",
+    named = ", ".join(SETS)
+    raise DataError(f"no data named {printable(text)!r}{suggest(str(text), SETS)}", "",
                     f"give a folder of images, a file of pixels, or one of {named}")  # fmt: skip
 
 
@@ -54,7 +53,7 @@ def audit_any(data: Data | str | os.PathLike[str], *, data_root: str | None = No
 
     if isinstance(data, Data):
         return audit_data(data)
-    if str(data) not in NAMED and Path(data).is_dir() and not _pixel_folder(Path(data)):
+    if str(data) not in SETS and Path(data).is_dir() and not _pixel_folder(Path(data)):
         return audit_folder(Path(data))
     return audit_data(open_data(data, data_root=data_root))
 

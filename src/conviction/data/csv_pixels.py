@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,7 +56,9 @@ def _parse(path: Path, columns: int, first_row: int) -> np.ndarray:
     """Parse the table as whole numbers, else as floats."""
     for dtype in (np.int32, np.float32):
         try:
-            table = np.loadtxt(path, dtype, delimiter=",", skiprows=first_row, ndmin=2, encoding="utf-8-sig")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a file without rows, which is refused below
+                table = np.loadtxt(path, dtype, delimiter=",", skiprows=first_row, ndmin=2, encoding="utf-8-sig")
         except UnicodeDecodeError:
             raise
         except ValueError:

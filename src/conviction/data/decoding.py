@@ -113,7 +113,7 @@ def read_picture(path: Path, channels: int, size: Size | None = None) -> Tensor:
     Raises `DataError`, naming the file, for one that is missing, truncated, broken, no picture, or of more than 64
     million pixels.
     """
-    return torch.from_numpy(np.ascontiguousarray(read_pixels(path, channels, size)))
+    return torch.from_numpy(np.array(read_pixels(path, channels, size), order="C"))
 
 
 def read_pixels(path: Path, channels: int, size: Size | None = None) -> np.ndarray:

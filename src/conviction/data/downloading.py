@@ -72,8 +72,7 @@ def download(file: PinnedFile, folder: Path, progress: Progress | None = None) -
             return target
         for url in file.urls:
             try:
-                _fetch_with_retries(url, file, part, progress)
-                _place(part, target, file, url)
+                _obtain(url, file, part, target, progress)
                 return target
             except (DataError, TemporaryError) as error:
                 troubles.append(error)
@@ -87,6 +86,18 @@ def is_whole(path: Path, file: PinnedFile) -> bool:
         return False
     with path.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
+
+
+def _obtain(url: str, file: PinnedFile, part: Path, target: Path, progress: Progress | None) -> None:
+    resumed = part.exists()
+    try:
+        _fetch_with_retries(url, file, part, progress)
+        _place(part, target, file, url)
+    except DataError:
+        if not resumed or part.exists():
+            raise
+        _fetch_with_retries(url, file, part, progress)  # the fault lay in what an earlier call had left
+        _place(part, target, file, url)
 
 
 def _fetch_with_retries(url: str, file: PinnedFile, part: Path, progress: Progress | None) -> None:

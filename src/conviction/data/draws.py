@@ -54,9 +54,10 @@ def _beta_quantiles(alpha: float, cells: int = 4096) -> np.ndarray:
     The density x^(a-1) (1-x)^(a-1) has a pole at 0 for a < 1; in t = x^a it has none. The half above 1/2 is the
     mirror image of the half below.
     """
-    t = np.linspace(0, 0.5**alpha, 16 * cells + 1)
-    x = t ** (1 / alpha)
-    density = (1 - x) ** (alpha - 1)
+    power = min(alpha, 1.0)
+    t = np.linspace(0, 0.5**power, 16 * cells + 1)
+    x = t ** (1 / power)
+    density = (2 * x) ** (alpha - power) * (2 - 2 * x) ** (alpha - 1)  # times a constant that keeps it from vanishing
     mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
     lower = np.interp(np.linspace(0, mass[-1], cells // 2 + 1), mass, x)
     return np.concatenate([lower, 1 - lower[-2::-1]]).astype(np.float32)

@@ -16,7 +16,7 @@ from conviction.data.held import channel_statistics, framed
 from conviction.data.listing import Listing, find_faults, list_folder
 from conviction.data.photographs import Photographs, held_kinds, refuse_broken
 from conviction.data.records import Data, Preprocessing, Size, Split
-from conviction.data.splitting import Labelled, split_listing
+from conviction.data.splitting import Labelled, check_shares, split_listing
 from conviction.data.threads import map_in_threads
 from conviction.errors import DataError, UsageError
 from conviction.text import list_some, printable
@@ -52,6 +52,7 @@ def read_folder(
     """
     if on_bad not in _ON_BAD:
         raise UsageError(f"on_bad = {printable(on_bad)!r} is unknown", "recipe key on_bad", "use stop or skip")
+    check_shares(valid_share, test_share)
     listing = list_folder(path)
     _refuse_faults(listing)
     headers, broken = inspect_files(listing.root, listing.files)
@@ -172,17 +173,17 @@ class Folder:
         return dataclasses.replace(self, mean=mean, std=std)
 
     def _preprocessing(self, size: int | None) -> Preprocessing:
-        common = self.sizes.common
-        if common is not None:
-            native = Preprocessing((self.channels, *common), common, common, self.mean, self.std)
-            if size is None or size == common[0] == common[1]:
-                return native
-            enlarged = framed(native, size)
-            if min(common) <= size:
-                return enlarged  # on the device, where a small picture costs least to keep
-        side = self.sizes.side if size is None else size
-        stored = round(side * 8 / 7) if common is None else min(round(side * 8 / 7), *common)
-        return Preprocessing((self.channels, side, side), (stored, stored), (stored, stored), self.mean, self.std)
+        common, side = self.sizes.common, self.sizes.side if size is None else size
+        own = common or (self.sizes.side, self.sizes.side)
+        native = Preprocessing((self.channels, *own), own, own, self.mean, self.std)
+        if common is not None and size is None:
+            return native
+        resized = framed(native, side)
+        if common is not None and min(common) <= side:
+            return resized  # on the device: a small picture is cheapest to keep small
+        roomy = round(side * 8 / 7)
+        stored = roomy if common is None else min(roomy, *common)
+        return dataclasses.replace(resized, stored=(stored, stored), resized=(stored, stored))
 
     def _splits(self, stored: Size) -> dict[str, Split]:
         picture_bytes = self.channels * stored[0] * stored[1]

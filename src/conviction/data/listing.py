@@ -126,8 +126,9 @@ def list_folder(path: Path | str) -> Listing:
     strays = [walk.relative(file) for file in stray]
     splits = {}
     for kind, folder in split_folders.items():
-        splits[kind], unsorted = _list_split(walk, folder)
-        strays += unsorted
+        class_folders, loose = (folders, []) if folder == root else walk.folders_and_files(folder)
+        splits[kind] = _pictures_by_class(walk, class_folders)
+        strays += [walk.relative(file) for file in loose]
     if "train" in split_folders:
         others = [folder for folder in folders if folder not in split_folders.values()]
         walk.passed["folders beside train"] += [walk.relative(folder) for folder in others]
@@ -172,10 +173,14 @@ def twin_names(listing: Listing) -> list[list[str]]:
 
 
 def _existing(path: Path) -> Path:
-    if path.is_dir():
-        return path.resolve()
-    if path.is_file():
-        raise DataError("a file where a folder of class folders is needed", printable(path), "give the folder")
+    try:
+        if path.is_dir():
+            return path.resolve()
+        if path.exists():
+            raise DataError("a file where a folder of class folders is needed", printable(path), "give the folder")
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        what = f"the folder cannot be opened: {os.strerror(error.errno or 0).lower()}"
+        raise DataError(what, printable(path), "check the path") from error
     parent = path.absolute().parent
     near = suggest(path.name, [entry.name for entry in _entries(parent)]) if parent.is_dir() else ""
     raise DataError(f"there is no such folder{near}", printable(path), "check the path")
@@ -209,14 +214,11 @@ def _split_folders(root: Path, folders: list[Path]) -> dict[str, Path]:
     return {kind: found[kind] for kind in ("train", "valid", "test") if kind in found}
 
 
-def _list_split(walk: _Walk, folder: Path) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """Return the picture files in the class folders of `folder` by class, and those in no class."""
-    folders, stray = walk.folders_and_files(folder)
+def _pictures_by_class(walk: _Walk, class_folders: list[Path]) -> dict[str, tuple[str, ...]]:
     by_class: defaultdict[str, list[str]] = defaultdict(list)
-    for class_folder in folders:
-        by_class[_class_name(class_folder)] += walk.pictures(class_folder)
-    loose = [] if folder == walk.root else [walk.relative(file) for file in stray]
-    return {name: tuple(sorted(files)) for name, files in by_class.items()}, loose
+    for folder in class_folders:
+        by_class[_class_name(folder)] += walk.pictures(folder)
+    return {name: tuple(sorted(files)) for name, files in by_class.items()}
 
 
 def _class_name(folder: Path) -> str:

@@ -44,7 +44,7 @@ def read_pixel_file(
 ) -> Data:
     """Read a data set from a file of pixels (or a folder that holds IDX pairs).
 
-    * CSV: `label,pixel1,...`, with or without a header; 784 (28 x 28), 3072 (3 planes of 32 x 32) or other square sizes.
+    * CSV: `label,pixel1,...`, with or without a header; 784 pixels (28 x 28), 3072 (3 x 32 x 32) or another square.
     * IDX: images (`*-images*idx3-ubyte`, gzipped or not) with the labels beside them; where both train and t10k (or
       test) are there, the latter becomes the test split.
     * npz: `x_train, y_train` and, where there is one, `x_test, y_test`; or `images, labels`; or `x, y`. Pictures are

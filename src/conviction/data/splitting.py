@@ -15,13 +15,22 @@ from conviction.text import printable
 Labelled = tuple[tuple[str, int], ...]  # files with the numbers of their classes
 
 
+def check_shares(valid_share: float, test_share: float) -> None:
+    """Raise `UsageError` for shares that leave nothing to train on, or nothing to validate with."""
+    if not (0 < valid_share < 1 and 0 <= test_share < 1 and valid_share + test_share < 1):
+        what = (
+            f"valid_share = {valid_share} and test_share = {test_share} leave nothing to train on or to validate with"
+        )
+        raise UsageError(what, "valid_share, test_share", "use fractions such as 0.1")
+
+
 def split_listing(listing: Listing, valid_share: float, test_share: float, seed: int) -> dict[str, Labelled]:
     """Return the files of `train`, `valid` and, where there is one, `test`, each with its label.
 
     Splits that the folder itself has stay as they are. A folder without validation gets `valid_share` of each class of
     its training pictures, and one without test as well gets `test_share` of them (0: none). Labels number the classes
-    by name, so a class that a split lacks shifts no other. Raises `UsageError` for shares that leave nothing to train
-    on, `DataError` where no class has two different pictures.
+    by name, so a class that a split lacks shifts no other. Raises `DataError` where no class has two different
+    pictures.
     """
     labels = {name: label for label, name in enumerate(listing.classes)}
     shares = _shares(listing, valid_share, test_share)
@@ -86,11 +95,6 @@ def _contents(root: Path, pool: Mapping[str, Sequence[str]]) -> dict[str, bytes]
 
 def _shares(listing: Listing, valid_share: float, test_share: float) -> dict[str, float]:
     """Return the share of the training pool that each split still to be made gets."""
-    if not (0 < valid_share < 1 and 0 <= test_share < 1 and valid_share + test_share < 1):
-        what = (
-            f"valid_share = {valid_share} and test_share = {test_share} leave nothing to train on or to validate with"
-        )
-        raise UsageError(what, "valid_share, test_share", "use fractions such as 0.1")
     if "valid" in listing.splits:
         return {}
     return {"valid": valid_share} | ({"test": test_share} if test_share and "test" not in listing.splits else {})
