@@ -43,12 +43,10 @@ def build(
     """
     from conviction.nets.init import check_start, initialise
 
-    row = find_net(name)
-    start = row.start if init == "paper" else init
-    check_start(start)
+    check_start(init)
     net = sketch(name, num_classes, image, **options)  # no weight is filled until the shapes are known to fit
     net.to_empty(device="cpu")
-    initialise(net, start)
+    initialise(net, init, paper=find_net(name).start)
     return net
 
 

@@ -12,9 +12,9 @@ from conviction.errors import UsageError
 from conviction.nets.blocks import WithAuxiliaryHeads
 from conviction.text import printable, suggest
 
-_SQUASHING = (nn.Sigmoid, nn.Tanh)
 _LAYERS = (nn.Conv2d, nn.Linear)
-_LOGITS_GAIN = 0.1  # logits start near 0.1, so the first loss is within 0.01 or so of ln(classes)
+# Logits start well below 1, so that the first loss is ln(classes) within 0.1 even after pools that raise the signal.
+_LOGITS_GAIN = 0.05
 
 
 def _kaiming(weight: Tensor) -> None:
@@ -36,6 +36,10 @@ def _xavier(weight: Tensor) -> None:
     nn.init.xavier_uniform_(weight)
 
 
+def _xavier_for_sigmoids(weight: Tensor) -> None:
+    nn.init.xavier_uniform_(weight, gain=4.0)
+
+
 def _orthogonal(weight: Tensor) -> None:
     nn.init.orthogonal_(weight)
 
@@ -49,10 +53,18 @@ STARTS: dict[str, Callable[[Tensor], None]] = {
     "lsuv": _orthogonal,  # Mishkin & Matas 2015, step 1; `equalise` is step 2, which needs images
 }
 
+# What `auto` takes when the net has such a layer. Xavier's rule counts on a slope of 1 at 0: a sigmoid's is 1/4, so
+# without the gain of 4 LeNet's signal dies out and its loss stays at ln(10) for hundreds of steps.
+_FOR_ACTIVATION: dict[type[nn.Module], Callable[[Tensor], None]] = {
+    nn.ReLU: _kaiming,
+    nn.Sigmoid: _xavier_for_sigmoids,
+    nn.Tanh: _xavier,
+}
+
 
 def check_start(start: str) -> None:
     """Raise `UsageError` for a start that `initialise` does not know."""
-    known = ("auto", "pytorch", *STARTS)
+    known = ("auto", "paper", "pytorch", *STARTS)
     if start not in known:
         raise UsageError(
             f"init = {printable(start)!r} is unknown{suggest(str(start), known)}", "", f"use one of {', '.join(known)}"
@@ -60,11 +72,12 @@ def check_start(start: str) -> None:
 
 
 @torch.no_grad()
-def initialise(net: nn.Module, start: str) -> None:
+def initialise(net: nn.Module, start: str, paper: str = "kaiming") -> None:
     """Give every layer of `net` its starting weights, in place.
 
-    `start` is `pytorch` (the framework's default), a key of `STARTS`, or `auto`: Xavier where the net squashes with
-    sigmoids, else Kaiming, with small logits, so that the first loss is ln(classes) and no class is favoured.
+    `start` is `pytorch` (the framework's default), a key of `STARTS`, `paper` (the key named by `paper`), or `auto`:
+    Kaiming for ReLUs, Xavier for sigmoids (with gain 4) and tanh, and small logits, so that the first loss is
+    ln(classes) and no class is favoured.
 
     Raises `UsageError` for any other start.
     """
@@ -75,8 +88,7 @@ def initialise(net: nn.Module, start: str) -> None:
             reset()
     if start == "pytorch":
         return
-    squashing = any(isinstance(module, _SQUASHING) for module in net.modules())
-    fill = STARTS["xavier" if squashing else "kaiming"] if start == "auto" else STARTS[start]
+    fill = _fitting(net) if start == "auto" else STARTS[paper if start == "paper" else start]
     for layer in _layers(net):
         fill(layer.weight)
         if layer.bias is not None:
@@ -111,6 +123,11 @@ def equalise(net: nn.Module, images: Tensor, tolerance: float = 0.1, tries: int 
                 handle.remove()
     finally:
         net.train(training)
+
+
+def _fitting(net: nn.Module) -> Callable[[Tensor], None]:
+    present = {type(module) for module in net.modules()}
+    return next((fill for activation, fill in _FOR_ACTIVATION.items() if activation in present), _kaiming)
 
 
 def _layers(net: nn.Module) -> list[nn.Conv2d | nn.Linear]:
