@@ -86,9 +86,11 @@ def fit(
     in `out` goes on at its last whole epoch; a finished one is returned.
     """
     from conviction.fitting import fit_events
-    from conviction.progress import follow
+    from conviction.progress import choose_display, follow, tell_download
 
-    return follow(fit_events(net, data, recipe, out, resume=resume, data_root=data_root))
+    display = choose_display()
+    told = tell_download(display)
+    return follow(fit_events(net, data, recipe, out, resume=resume, data_root=data_root, progress=told), display)
 
 
 def evaluate_run(

@@ -62,7 +62,10 @@ def evaluate_run(
 def _in_the_words_of(run: Run, split: Split) -> Split:
     """Return a split with the run's class numbers and preprocessing."""
     strange = [name for name in split.classes if name not in run.classes]
-    if strange or split.labels is None:
+    if split.labels is None:
+        raise DataError("the labels of a loader are not known before it is read", split.kind,
+                        "give a data set rather than a loader")  # fmt: skip
+    if strange:
         raise DataError(f"the run does not know the class {list_some(strange)}", printable(run.folder),
                         f"it knows {list_some(run.classes)}")  # fmt: skip
     channels = split.preprocessing.image[0] if split.preprocessing else run.preprocessing.image[0]

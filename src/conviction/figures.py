@@ -19,7 +19,7 @@ MOST_POINTS = 400
 # Up to so many points each gets a dot that shows its number when the pointer rests on it.
 MOST_DOTS = 60
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 30, 36
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 10, 34, 36
 # Elements of HTML that have no end tag.
 _VOID = frozenset({"meta", "img"})
 
@@ -82,7 +82,7 @@ class Axis:
 
 def round_ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Return at most `most` round numbers (steps of 1, 2 or 5 times a power of ten) within [low, high]."""
-    if not high > low:
+    if not high - low > 1e-300:
         return [low]
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     for step in (power, 2 * power, 5 * power, 10 * power, 20 * power):
@@ -124,7 +124,7 @@ def line_chart(
         parts.append(_upright(across.place(best)))
     for number, curve in enumerate(series, 1):
         parts += _curve(number, curve, epochs, across, up, percent)
-    if not any(math.isfinite(value) for curve in series for value in curve.values):
+    if not any(_drawable(value) for curve in series for value in curve.values):
         parts.append(_text((_LEFT + WIDTH) / 2, HEIGHT / 2, "no finite numbers", "middle"))
     scale = ", logarithmic scale" if up.logarithmic else ""
     return _svg(f"{title} by epoch{scale}: {'; '.join(_in_words(curve, percent) for curve in series)}", parts)
@@ -162,7 +162,7 @@ def _kept(epochs: Sequence[int], best: int | None) -> list[int]:
 
 
 def _vertical_axis(series: Sequence[Series], from_zero: bool, may_be_logarithmic: bool) -> Axis:
-    finite = [value for curve in series for value in curve.values if math.isfinite(value)] or [0.0, 1.0]
+    finite = [value for curve in series for value in curve.values if _drawable(value)] or [0.0, 1.0]
     low, high = min(finite), max(finite)
     logarithmic = may_be_logarithmic and low > 0 and high / low > 100
     if not logarithmic:
@@ -179,7 +179,7 @@ def _horizontal_grid(up: Axis, percent: bool) -> list[Markup]:
             continue
         y = up.place(tick)
         parts.append(_line(_LEFT, y, WIDTH - _RIGHT, y, "grid"))
-        parts.append(_text(_LEFT - 6, y + 4, _number(tick, percent), "end"))
+        parts.append(_text(_LEFT - 8, y + 4, _number(tick, percent), "end"))
     return parts
 
 
@@ -197,7 +197,7 @@ def _curve(
     for epoch, value in zip(epochs, curve.values, strict=True):
         x = across.place(epoch)
         told = element("title", f"{curve.name}, epoch {epoch}: {_number(value, percent, digits=4)}")
-        if not math.isfinite(value):
+        if not _drawable(value):
             drawing = False
             cross = f"M{x - 3:.1f} {_TOP - 1}l6 6m0 -6l-6 6"
             dots.append(element("path", told, d=cross, class_="cross"))
@@ -225,8 +225,7 @@ def _title(title: str, series: Sequence[Series] = ()) -> Markup:
 
 
 def _upright(x: float) -> Markup:
-    line = _line(x, _TOP - 4, x, HEIGHT - _BOTTOM, "best")
-    return joined([line, _text(x, HEIGHT - _BOTTOM - 6, "best", "end" if x > WIDTH / 2 else "start")])
+    return joined([_line(x, _TOP, x, HEIGHT - _BOTTOM, "best"), _text(x, _TOP - 5, "best", "middle")])
 
 
 def _in_words(curve: Series, percent: bool) -> str:
@@ -248,9 +247,15 @@ def _text(x: float, y: float, words: str, anchor: str) -> Markup:
     return element("text", words, x=_px(x), y=_px(y), text_anchor=anchor)
 
 
+def _drawable(value: float) -> bool:
+    """Whether a value has a place on paper: finite, and so far from the largest float that differences are too."""
+    return math.isfinite(value) and abs(value) < 1e300
+
+
 def _px(value: float) -> str:
     return f"{value:.1f}"
 
 
-def _number(value: float, percent: bool, digits: int = 6) -> str:
-    return f"{100 * value:.{digits}g} %" if percent else f"{value:.{digits}g}"
+def _number(value: float, percent: bool, digits: int = 5) -> str:
+    mantissa, e, exponent = f"{100 * value if percent else value:.{digits}g}".partition("e")
+    return f"{mantissa}{e}{int(exponent) if e else ''}{' %' if percent else ''}"  # 1e5, not 1e+05

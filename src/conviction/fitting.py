@@ -17,13 +17,16 @@ from torch import Tensor, nn
 from conviction import runs
 from conviction.data import open_data
 from conviction.data.augmentation import Augmentation, augment
-from conviction.data.batches import batches
+from conviction.data.batches import batches, count_batches
+from conviction.data.downloading import Progress
+from conviction.data.folder import load
 from conviction.data.records import Data
 from conviction.environment import describe_environment
 from conviction.errors import DivergedError, ImageTooSmallError
 from conviction.evaluation import answer_split, worst_mistakes
 from conviction.metrics import Evaluation, measure_answers
 from conviction.nets import build, find_net, has_option
+from conviction.nets.init import equalise
 from conviction.recipe import Recipe
 from conviction.report import write_report
 from conviction.runs import Epoch, Run
@@ -35,6 +38,7 @@ from conviction.training.loop import Step, Training
 
 # Images whose answers tell how well the training split is known, without augmentation.
 _TRAIN_SAMPLE = 10_000
+_LSUV_IMAGES = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +72,11 @@ def fit_events(
     *,
     resume: bool = False,
     data_root: str | None = None,
+    progress: Progress | None = None,
 ) -> Generator[Event, None, Run]:
     """Train `net` on `data`, evaluate and report; yields events as they happen and returns the finished `Run`.
+
+    `progress(file, done_bytes, total_bytes)` is told of a download.
 
     Raises the errors of every room passed, each one line: usage, data, weights, resources, divergence.
     """
@@ -84,8 +91,9 @@ def fit_events(
     elif out is not None and not resume and runs.holds_run(Path(out)):
         runs.new_folder(out, "")  # refuses
     torch.manual_seed(recipe.seed)
-    opened, origin_data = _open(data, recipe, data_root)
+    opened, origin_data = _open(data, recipe, data_root, progress)
     made, opened, net_name, size_note = _build(net, opened, recipe)
+    opened = load(opened)
     around = Circumstances(len(opened.train), opened.mirrors,
                            opened.preprocessing.resized != opened.image[1:], opened.image[1])  # fmt: skip
     recipe, decisions = decide(recipe, made, around)
@@ -107,9 +115,10 @@ class _Fit:
         recipe = run.recipe
         assert recipe.batch_size is not None and recipe.epochs is not None and recipe.device is not None
         self.batch_size = min(recipe.batch_size, len(data.train))
-        self.steps_per_epoch = max(1, len(data.train) // self.batch_size)
-        layout = torch.channels_last if recipe.channels_last else torch.preserve_format
-        self.net = net.to(recipe.device, memory_format=layout)
+        self.steps_per_epoch = max(1, count_batches(data.train, self.batch_size, drop_last=True))
+        self.net = net.to(recipe.device)
+        if recipe.channels_last:
+            self.net = self.net.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]  # torch has it
         self.training = Training(self.net, recipe, self.steps_per_epoch)
         self.augmentation = Augmentation(
             flip=bool(recipe.flip), crop=recipe.crop or "none", crop_pad=recipe.crop_pad, crop_scale=recipe.crop_scale,
@@ -217,7 +226,8 @@ class _Fit:
 
     def _finish(self, params: int) -> Run:
         """Evaluate the weights that did best on validation, once, on the test split; write the results and report."""
-        self.run.load_weights(self.training.evaluated)
+        self.run.load_weights(self.net)
+        self.training.average = None  # from here on the best weights are evaluated
         split = "test" if self.data.test else "valid"
         logits, labels = self._answers(split)
         test = measure_answers(logits, labels, self.data.classes, split)
@@ -225,7 +235,7 @@ class _Fit:
         recipe = self.recipe
         result = {
             "run": str(self.run.folder), "net": self.net_name, "data": self.data.name, "epochs": len(self.history),
-            "top1": test.top1, "top5": test.top5, "interval": test.interval, "split": split,
+            "top1": test.top1, "top5": test.top5, "interval": list(test.interval), "split": split,
             "train_top1": self._measure("train", _TRAIN_SAMPLE).top1, "valid_top1": best.valid_top1,
             "best_epoch": best.epoch, "seconds": round(self.seconds, 2),
             "images_per_second": sorted(row.images_per_second for row in self.history)[len(self.history) // 2],
@@ -236,18 +246,19 @@ class _Fit:
         mistakes = worst_mistakes(logits, labels, self.data.splits[split])
         write_report(self.run, test, mistakes, self.data.splits[split])
         runs.write_run(self.run)
+        self.run.__dict__.update(net=self.net, data=self.data)  # as they are, rather than made again when asked for
         return self.run
 
 
 def _open(
-    data: Data | str | os.PathLike[str], recipe: Recipe, data_root: str | None
+    data: Data | str | os.PathLike[str], recipe: Recipe, data_root: str | None, progress: Progress | None
 ) -> tuple[Data, tuple[str | None, dict[str, Any]]]:
     """Open DATA where it is still a word; returns it with how to open it again."""
     if isinstance(data, Data):
         return (data if recipe.image_size is None else data.resized(recipe.image_size)), (None, {})
     options = {"image_size": recipe.image_size, "valid_share": recipe.valid_share, "seed": recipe.seed,
                "on_bad": recipe.on_bad, "data_root": data_root}  # fmt: skip
-    opened = open_data(data, **options)
+    opened = open_data(data, progress=progress, **options)
     text = str(data) if not Path(data).exists() else str(Path(data).absolute())
     return opened, (text, options)
 
@@ -271,6 +282,9 @@ def _build(net: str | nn.Module, data: Data, recipe: Recipe) -> tuple[nn.Module,
         note = (f"images of {format_shape(was[1:])} are too small for {net} (smallest {row.min_image}): "
                 f"resized to {format_shape(data.image[1:])}",)  # fmt: skip
         built = _build_for(net, data, recipe)
+    if recipe.init == "lsuv":
+        first = data.train.source.fetch(torch.arange(min(_LSUV_IMAGES, len(data.train))))
+        equalise(built, data.preprocessing.apply(first))
     return built, data, net, note
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from conviction.errors import DataError
 from conviction.text import format_percent, format_table, printable
 
 
@@ -54,9 +55,13 @@ class Evaluation:
 
 
 def measure_answers(logits: Tensor, labels: Tensor, classes: tuple[str, ...], split: str = "test") -> Evaluation:
-    """Measure logits [N, C] against labels int64 [N]."""
+    """Measure logits [N, C] against labels int64 [N]; shares of nothing are NaN.
+
+    Raises `DataError` where the net's answers and the data's classes do not match.
+    """
     logits, labels = logits.detach().cpu().double(), labels.detach().cpu()
     n, num_classes = logits.shape
+    _check_labels(labels, num_classes, classes, split)
     answers = logits.argmax(1)
     confusion = torch.bincount(labels * num_classes + answers, minlength=num_classes**2).view(num_classes, num_classes)
     right = int(confusion.diagonal().sum())
@@ -66,7 +71,7 @@ def measure_answers(logits: Tensor, labels: Tensor, classes: tuple[str, ...], sp
         classes=classes,
         n=n,
         loss=float(torch.nn.functional.cross_entropy(logits, labels)) if n else math.nan,
-        top1=right / n,
+        top1=right / n if n else math.nan,
         top5=top_k(logits, labels, 5),
         interval=wilson_interval(right, n),
         per_class=_per_class(confusion, classes),
@@ -89,7 +94,17 @@ def wilson_interval(right: int, n: int, z: float = 1.959964) -> tuple[float, flo
     share, scale = right / n, 1 + z * z / n
     centre = (share + z * z / (2 * n)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return (max(0.0, centre - half), min(1.0, centre + half))
+    # Rounding may not push the share itself out, as at 184 of 184.
+    return (max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
+
+
+def _check_labels(labels: Tensor, num_classes: int, classes: tuple[str, ...], split: str) -> None:
+    if num_classes != len(classes):
+        raise DataError(f"the net tells {num_classes} classes apart and the data has {len(classes)}", split,
+                        "use the data that the net was trained on, or build the net for these classes")  # fmt: skip
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise DataError(f"labels go from {int(labels.min())} to {int(labels.max())} where there are {num_classes} "
+                        "classes", split, "number the classes from 0")  # fmt: skip
 
 
 def _per_class(confusion: Tensor, classes: tuple[str, ...]) -> tuple[dict[str, Any], ...]:

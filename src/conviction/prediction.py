@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from conviction.data.decoding import read_picture
-from conviction.data.listing import PICTURE_SUFFIXES
+from conviction.data.listing import EXTENSIONS
 from conviction.data.records import Preprocessing
 from conviction.errors import DataError
 from conviction.evaluation import answer, batch_size_for, rank_answers
@@ -59,7 +59,7 @@ def find_files(images: Sequence[str | Path]) -> list[Path]:
     for image in images:
         path = Path(image)
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES)
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
         else:
             inside = [path] if path.exists() else sorted(map(Path, glob.glob(str(image), recursive=True)))  # noqa: PTH207 (absolute patterns too)
         if not inside:

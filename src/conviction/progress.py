@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from conviction.text import format_count, format_percent, format_seconds, printable
+from conviction.text import format_bytes, format_count, format_percent, format_seconds, printable
 
 if TYPE_CHECKING:
     from conviction.fitting import Event, Started
@@ -108,10 +108,20 @@ def choose_display(stream: TextIO | None = None) -> Display:
     """Return the display that fits where we are."""
     stream = stream or sys.stderr
     if "ipykernel" in sys.modules:
-        from IPython.display import display  # ty: ignore[unresolved-import]  # there whenever a kernel runs
+        from IPython.display import display  # ty: ignore[import-not-found]  # there whenever a kernel runs
 
         return Notebook(display)
     return Terminal(stream) if stream.isatty() else Lines(stream)
+
+
+def tell_download(display: Display) -> Callable[[str, int, int], None]:
+    """Return what shows how a download goes on."""
+
+    def told(file: str, done: int, total: int) -> None:
+        share = done / max(1, total)
+        display.status(f"downloading {printable(file)}  {format_bytes(done)} of {format_bytes(total)}", share)
+
+    return told
 
 
 def follow(events: Generator[Event, None, Run], display: Display | None = None) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import tomllib
@@ -104,7 +105,7 @@ def parse_toml(text: str, where: str = "recipe") -> dict[str, Any]:
     """Parse TOML into knobs by name; the table `[run]`, which tells what a recipe was used for, is left aside."""
     try:
         values = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a whole number of thousands of digits is a plain ValueError
         raise UsageError(f"not TOML: {printable(error)}", where, "write lines such as `lr = 0.05`") from error
     values.pop("run", None)
     refuse_unknown(values, where)
@@ -115,7 +116,7 @@ def read_recipe(path: Path) -> Recipe:
     """Read a recipe from a TOML file."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # not there, not UTF-8, not a path
         raise UsageError("the recipe cannot be read", printable(path), "give a TOML file in UTF-8") from error
     return Recipe(**parse_toml(text, printable(path)))
 
@@ -139,10 +140,11 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     if not equals:
         raise UsageError(f"--set {printable(setting)!r} has no value", "", "write it as --set key=value")
     refuse_unknown({key: value}, "--set")
-    try:
+    with contextlib.suppress(ValueError, RecursionError):
         return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key, value.strip()
+    with contextlib.suppress(ValueError):
+        return key, float(value)  # people write .05, which TOML does not
+    return key, value.strip()
 
 
 def _checked(knob_field: dataclasses.Field[Any], value: Any) -> Any:
@@ -176,7 +178,8 @@ def _checked(knob_field: dataclasses.Field[Any], value: Any) -> Any:
 
 def _check_bounds(knob_field: dataclasses.Field[Any], value: float) -> None:
     low, high = knob_field.metadata["low"], knob_field.metadata["high"]
-    if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
+    # Bounds first: a whole number beyond every float is refused by them, and NaN passes them.
+    if (low is not None and value < low) or (high is not None and value > high) or math.isnan(value):
         raise UsageError(
             f"{knob_field.name} = {value} is out of range", f"recipe key {knob_field.name}", _allowed(knob_field)
         )
@@ -202,8 +205,10 @@ def _toml(value: Any) -> str:
         return repr(value)
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
+    # File names that are not UTF-8 reach Python as surrogates, which no UTF-8 file may hold: they are spelled out.
+    text = str(value).encode("utf-8", "backslashreplace").decode()
     escaped = "".join(
         f"\\u{ord(c):04x}" if ord(c) < 0x20 or ord(c) == 0x7F else c
-        for c in str(value).replace("\\", "\\\\").replace('"', '\\"')
+        for c in text.replace("\\", "\\\\").replace('"', '\\"')
     )
     return f'"{escaped}"'

@@ -13,7 +13,8 @@ _DECIMAL_STEPS = ("", " k", " M", " G", " T", " P")
 def format_bytes(count: float) -> str:
     """Format a number of bytes in binary units, as in `46.6 MiB`."""
     step = 0
-    while abs(count) >= 1024 and step < len(_BINARY_STEPS) - 1:
+    # 1023.95 MiB would be rounded to 1024.0 MiB: it is 1.0 GiB.
+    while abs(count) >= (1023.95 if step else 1023.5) and step < len(_BINARY_STEPS) - 1:
         count, step = count / 1024, step + 1
     return f"{count:.0f} B" if step == 0 else f"{count:.1f} {_BINARY_STEPS[step]}"
 
@@ -21,7 +22,7 @@ def format_bytes(count: float) -> str:
 def format_count(count: float, unit: str = "") -> str:
     """Format a large count in decimal steps, as in `1.8 GMACs` for `format_count(1.8e9, "MACs")`."""
     step = 0
-    while abs(count) >= 1000 and step < len(_DECIMAL_STEPS) - 1:
+    while abs(count) >= 999.5 and step < len(_DECIMAL_STEPS) - 1:
         count, step = count / 1000, step + 1
     digits = f"{count:.0f}" if step == 0 else f"{count:.3g}" if count < 100 else f"{count:.0f}"
     prefix = _DECIMAL_STEPS[step] or (" " if unit else "")
@@ -30,7 +31,7 @@ def format_count(count: float, unit: str = "") -> str:
 
 def format_seconds(seconds: float) -> str:
     """Format a duration, as in `38 s`, `3 min 12 s` or `2 h 05 min`."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:

@@ -16,7 +16,16 @@ from conviction.errors import UsageError
 from conviction.nets import build, find_net, sketch
 from conviction.planning.layers import Layer, layer_table, saved_bytes, total
 
-BUILT = ["lenet", "lenet-bn", "vgg7", "vgg7-bn/4", "nin-small", "googlenet-small", "resnet18-cifar/4", "densenet-book/2"]
+BUILT = [
+    "lenet",
+    "lenet-bn",
+    "vgg7",
+    "vgg7-bn/4",
+    "nin-small",
+    "googlenet-small",
+    "resnet18-cifar/4",
+    "densenet-book/2",
+]
 
 
 class Scaled(nn.Module):
@@ -92,8 +101,9 @@ def plain(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
         "functional": (Functional(), (3, 9, 9)),
         "shared": (Shared(), (3, 8, 8)),
         "tokens": (Tokens(), (3, 8, 8)),
-        "norms": (nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4), nn.GELU(), nn.LocalResponseNorm(3), nn.Dropout(),
-                                nn.LPPool2d(2, 2), nn.AvgPool2d(2), nn.Flatten(), nn.LayerNorm(16)), (3, 8, 8)),
+        "norms": (nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4), nn.GELU(), nn.LocalResponseNorm(3),
+                                nn.Dropout(), nn.LPPool2d(2, 2), nn.AvgPool2d(2), nn.Flatten(), nn.LayerNorm(16)),
+                  (3, 8, 8)),
         "frozen": (nn.Sequential(nn.Conv2d(3, 4, 3).requires_grad_(False), nn.ReLU(), nn.Conv2d(4, 2, 3)), (3, 8, 8)),
         "attention": (nn.Sequential(nn.Flatten(2), nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)), (3, 4, 4)),
     }[name]  # fmt: skip
@@ -127,7 +137,9 @@ def kept_by_a_real_run(net: nn.Module, image: tuple[int, int, int], batch_size: 
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain_nets_agree_with_torch_and_a_real_run(name: str) -> None:
     net, image = plain(name)
-    assert total(layer_table(net, image)).macs == counted_by_torch(copy.deepcopy(net), image)
+    whole = total(layer_table(net, image))
+    assert whole.macs == counted_by_torch(copy.deepcopy(net), image)
+    assert whole.params == sum(parameter.numel() for parameter in net.parameters())
     for batch_size in (1, 4):
         assert saved_bytes(net, image, batch_size) == kept_by_a_real_run(copy.deepcopy(net), image, batch_size)
 
@@ -183,6 +195,12 @@ def test_tied_weights_are_counted_once() -> None:
     assert total(layer_table(net, (3, 2, 2))).params == 144 + 24
 
 
+def test_parameters_of_children_that_do_not_run_stay_with_their_parent() -> None:
+    net = Shared()
+    net.unused = nn.Linear(2, 3)
+    assert [(layer.name, layer.params) for layer in layer_table(net, (3, 8, 8))] == [("conv", 84), ("conv", 0), ("", 9)]
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_one_image_is_counted_where_batch_norm_would_refuse_it(batch_size: int) -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2))
@@ -228,6 +246,7 @@ def test_works_wherever_it_is_called() -> None:
         assert layer_table(net, image, 2) == expected
         made_here = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
         assert saved_bytes(made_here, image, 2) > 0
+    assert layer_table(copy.deepcopy(net).eval(), image, 2) == expected
     assert layer_table(net.half(), image, 2)[0].saved_bytes == expected[0].saved_bytes / 2
 
 
@@ -287,6 +306,13 @@ def test_refusals_are_one_line_and_name_the_layer(
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_a_scripted_net_is_refused() -> None:
+    scripted = nn.Sequential(torch.jit.script(nn.ReLU()))
+    with pytest.raises(UsageError, match="a scripted net does not show its layers"):
+        layer_table(scripted, (3, 8, 8))
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, True, 2.0])

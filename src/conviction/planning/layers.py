@@ -22,6 +22,7 @@ from conviction.errors import UsageError
 from conviction.text import format_shape, printable
 
 _ATEN = torch.ops.aten
+_HOOKS = [name for name in vars(nn.Module()) if "_hooks" in name]
 # Matrix products, and which argument is the left factor; a linear layer becomes one of them.
 _PRODUCTS = {_ATEN.mm: 0, _ATEN.bmm: 0, _ATEN.addmm: 1, _ATEN.baddbmm: 1}
 
@@ -30,10 +31,11 @@ _PRODUCTS = {_ATEN.mm: 0, _ATEN.bmm: 0, _ATEN.addmm: 1, _ATEN.baddbmm: 1}
 class Layer:
     """One running of a layer.
 
-    `output_shape` is without the batch. `params` are the layer's own, counted where they are first met, so a layer that
-    runs twice has them once. `macs` are multiply-accumulates of convolutions and matrix products for one image, forward.
-    `saved_bytes` is what autograd keeps for the backward of the whole batch: each storage once, at the layer that saves
-    it first, without parameters and buffers, which the net holds anyway.
+    `output_shape` is without the batch. `params` are the layer's own, with those of children that did not run, counted
+    where they are first met: a layer that runs twice has them once, and all layers together have all. `macs` are
+    multiply-accumulates of convolutions and matrix products, one image, forward. `saved_bytes` is what autograd keeps
+    for the backward of the whole batch: each storage once, at the layer that saves it first, without parameters and
+    buffers, which the net holds anyway.
     """
 
     name: str
@@ -48,7 +50,7 @@ def layer_table(net: nn.Module, image: tuple[int, int, int], batch_size: int = 1
     """List the layers of `net` in the order in which they run on `batch_size` images of shape `image` (C, H, W).
 
     A layer is a module without children. A module with children has a line too, after theirs, where it does something
-    itself: owns parameters, multiplies, or saves tensors, as a residual sum with a scale does. Auxiliary heads run, as
+    itself: owns parameters, multiplies, or saves tensors, as attention and a gated join do. Auxiliary heads run, as
     they do in training. Dropout keeps a float mask, as on the CPU (on CUDA it is a quarter as large).
 
     Raises `UsageError`, which names the layer that fails, for an image that the net cannot take and for a net that
@@ -87,8 +89,11 @@ def saved_bytes(net: nn.Module, image: tuple[int, int, int], batch_size: int = 1
 def meta_copy(net: nn.Module) -> nn.Module:
     """Copy a net onto the meta device without its hooks; ties between parameters and `requires_grad` are kept.
 
-    Raises `UsageError` for a net that holds something that cannot be copied.
+    Raises `UsageError` for a scripted net and for one that holds something that cannot be copied.
     """
+    if any(isinstance(module, torch.jit.ScriptModule) for module in net.modules()):
+        raise UsageError("a scripted net does not show its layers", printable(type(net).__name__),
+                         "give the module that it was made from")  # fmt: skip
     memo: dict[int, Any] = {}
     for module in net.modules():
         state = vars(module)
@@ -96,7 +101,7 @@ def meta_copy(net: nn.Module) -> nn.Module:
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False), *state.values()):
             if isinstance(tensor, Tensor) and id(tensor) not in memo:
                 memo[id(tensor)] = _on_meta(tensor, printable(type(module).__name__))
-        memo |= {id(value): OrderedDict() for name, value in state.items() if name.endswith("_hooks")}
+        memo |= {id(state[name]): OrderedDict() for name in _HOOKS if name in state}
     try:
         return copy.deepcopy(net, memo)
     except Exception as error:  # whatever a user's own attributes raise
@@ -156,7 +161,7 @@ class _Watcher(TorchDispatchMode):
     def leave(self, output: Any) -> None:
         """Write the line of the module that returns."""
         done = self.running.pop()
-        new = {parameter for parameter in done.module.parameters(recurse=False) if parameter not in self.owned}
+        new = set(done.module.parameters()) - self.owned  # those of its children are owned, if they ran
         self.owned |= new
         is_leaf = next(done.module.children(), None) is None
         if is_leaf or new or done.macs or done.saved_bytes:
@@ -176,8 +181,9 @@ def _trace(net: nn.Module, image: tuple[int, int, int], batch_size: int) -> tupl
         handles.append(module.register_forward_hook(lambda m, inputs, output: watcher.leave(output)))
     dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
     try:
-        # The device context keeps tensors that a forward makes for itself on the meta device too.
-        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad(), torch.device("meta"):
+        # Leaving inference mode turns gradients on, also within no_grad; the device context keeps tensors that a
+        # forward makes for itself on the meta device too.
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.device("meta"):
             images = torch.empty(batch_size, *image, dtype=dtype)
             with saved_tensors_hooks(watcher.save, lambda nothing: nothing), watcher:
                 net(images)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
+from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class AveragedNet:
@@ -24,9 +26,13 @@ class AveragedNet:
         """Move the average a little towards `net`."""
         self.updates += 1
         keep = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        ours, theirs = self.net.state_dict().values(), net.state_dict().values()
-        for mine, other in zip(ours, theirs, strict=True):
+        for mine, other in zip(_weights(self.net), _weights(net), strict=True):
             if mine.is_floating_point():
                 mine.lerp_(other, 1 - keep)
             else:
                 mine.copy_(other)
+
+
+def _weights(net: nn.Module) -> Iterator[Tensor]:
+    """Yield parameters and buffers, tied ones once (a state_dict would have them twice, and averaged twice)."""
+    return itertools.chain(net.parameters(), net.buffers())

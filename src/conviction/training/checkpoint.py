@@ -22,8 +22,15 @@ FORMAT = "conviction-1"
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
     """Write tensors and JSON-able facts to one safetensors file, in one step."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {"format": FORMAT, "facts": json.dumps(facts, allow_nan=False)}
+    plain: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        alone = tensor.detach().cpu().contiguous()
+        address = alone.untyped_storage().data_ptr()
+        plain[name] = alone.clone() if address in seen else alone  # the format knows no tied weights
+        seen.add(address)
+    # Losses of a run may be NaN or infinite; only Python reads this JSON.
+    header = {"format": FORMAT, "facts": json.dumps(facts)}
     return write_bytes(path, safetensors.torch.save(plain, metadata=header))
 
 
@@ -62,16 +69,25 @@ def save_training(path: Path, training: Training, facts: Mapping[str, Any]) -> P
     if training.average is not None:
         tensors |= {f"average.{name}": tensor for name, tensor in training.average.net.state_dict().items()}
         facts = {**facts, "average_updates": training.average.updates}
+    facts = {**facts, "parts": _parts(training), "scaler": training.scaler.state_dict()}
     state = training.optimizer.state_dict()["state"]
     for index, slots in state.items():
         tensors |= {f"optimizer.{index}.{slot}": torch.as_tensor(value) for slot, value in slots.items()
                     if value is not None}  # fmt: skip
-    return save_tensors(path, tensors, {**facts, "scaler": training.scaler.state_dict()})
+    return save_tensors(path, tensors, facts)
 
 
 def load_training(path: Path, training: Training) -> dict[str, Any]:
-    """Put a training back to what `save_training` wrote; returns the facts saved with it."""
+    """Put a training back to what `save_training` wrote; returns the facts saved with it.
+
+    Raises `WeightsError` for a file of another net, of another recipe, or of weights alone.
+    """
     tensors, facts = read_tensors(path)
+    if "parts" not in facts:
+        raise WeightsError("not the checkpoint of a training", printable(path), "give the last checkpoint of a run")
+    if facts["parts"] != _parts(training):
+        raise WeightsError("the checkpoint was made with another optimizer, precision or averaging", printable(path),
+                           "go on with the recipe that the run was begun with")  # fmt: skip
 
     def under(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
@@ -88,3 +104,12 @@ def load_training(path: Path, training: Training) -> dict[str, Any]:
     training.optimizer.load_state_dict({**whole, "state": slots})
     training.scaler.load_state_dict(facts["scaler"])
     return facts
+
+
+def _parts(training: Training) -> dict[str, Any]:
+    """Tell what a training is made of, as far as a checkpoint has to fit it."""
+    return {
+        "optimizer": type(training.optimizer).__name__,
+        "averaged": training.average is not None,
+        "scaled": training.scaler.is_enabled(),
+    }

@@ -32,7 +32,7 @@ def decide(recipe: Recipe, net: nn.Module, around: Circumstances) -> tuple[Recip
         "epochs": 10,
         "batch_size": batch_size,
         "optimizer": "adamw",
-        "lr": _rate(recipe.optimizer or "adamw", normed, len(layers), batch_size),
+        "lr": _rate(recipe.optimizer or "adamw", normed, len(layers), min(batch_size, max(1, around.train_images))),
         "weight_decay": 0.05 if (recipe.optimizer or "adamw") == "adamw" else 5e-4,
         "schedule": "onecycle",
         "warmup_epochs": 0.0 if (recipe.schedule or "onecycle") == "onecycle" else 0.5,

@@ -1,0 +1,176 @@
+"""The command: JSON and nothing else on stdout, one line for every refusal, the promised exit codes, quick to start."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import conviction
+from conviction.cli import run
+from conviction.cli.app import app, parse_image
+from conviction.errors import UsageError
+from conviction.nets import NETS
+
+VERBS = ("nets", "show", "data", "fit", "evaluate", "predict")
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = run([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def refused(capsys: pytest.CaptureFixture[str], code: int, *arguments: object) -> str:
+    got, out, err = call(capsys, *arguments)
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert got == code, err
+    assert out == "" and len(lines) == 1 and "Traceback" not in err
+    assert " - " in lines[0], "says what to do"
+    return lines[0]
+
+
+def test_help_of_every_verb_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "--help")
+    assert code == 0 and all(verb in out for verb in VERBS)
+    for verb in VERBS:
+        code, out, _ = call(capsys, verb, "--help")
+        assert code == 0 and f"Example: conviction {verb}" in out
+        assert len({word for word in out.split() if word.startswith("--")}) <= 20
+
+
+def test_start_up_needs_no_torch() -> None:
+    for arguments in (["--help"], ["nets"], ["fit", "--help"], ["fti"]):
+        program = (f"import sys; from conviction.cli import run; run({arguments!r}); "
+                   "sys.exit(3 if 'torch' in sys.modules else 0)")  # fmt: skip
+        assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0, arguments
+
+
+def test_nets_tells_every_net(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = call(capsys, "nets", "--json")
+    rows = json.loads(out)["rows"]
+    assert [row["name"] for row in rows] == list(NETS)
+    assert set(rows[0]) == {"name", "paper", "year", "params", "macs", "image", "min_image", "weights"}
+    _, out, _ = call(capsys, "nets")
+    assert all(name in out for name in NETS)
+
+
+def test_show_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "show", "lenet", "--json")
+    fields = json.loads(out)
+    assert code == 0 and fields["params"] == 61_706
+    assert fields["params"] == sum(layer["params"] for layer in fields["layers"])
+    code, out, _ = call(capsys, "show", "vgg11/4", "--image", "1x224x224", "--classes", "10")
+    assert code == 0 and "43,093,322" in out
+
+
+def test_fit_evaluate_predict(capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path) -> None:
+    out_folder = tmp_path / "run"
+    code, out, err = call(
+        capsys, "fit", "lenet-bn", photos, "--epochs", 3, "--bs", 4, "--lr0=0.01", "--set", "flip=false",
+        "--out", out_folder, "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    result = json.loads(out)
+    assert out.count("\n") == 1 and result["run"] == str(out_folder) and result["batch_size"] == 4
+    assert "note: --bs is --batch-size here" in err and "epoch 3/3" in err
+    code, out, _ = call(capsys, "evaluate", out_folder, "--json")
+    measured = json.loads(out)
+    assert code == 0 and measured["top1"] == pytest.approx(result["top1"])
+    assert {"top1", "top5", "n", "interval", "per_class", "confusion"} <= set(measured)
+    code, out, _ = call(capsys, "predict", out_folder, photos / "dark", str(photos / "bright" / "1*.png"), "--json")
+    rows = json.loads(out)["rows"]
+    assert code == 0 and len(rows) == 12 + 3
+    assert set(rows[0]) == {"file", "label", "probability", "top"} and rows[0]["label"] in ("bright", "dark")
+    code, out, _ = call(capsys, "data", photos, "--json")
+    audit = json.loads(out)
+    assert code == 0 and audit["images"] == 24 and audit["classes"] == ["bright", "dark"]
+    assert {"classes", "counts", "images", "broken", "duplicates", "leaks", "warnings"} <= set(audit)
+    for verb, words in (("evaluate", [out_folder]), ("predict", [out_folder, photos]), ("data", [photos])):
+        code, out, _ = call(capsys, verb, *words)
+        assert code == 0 and out.strip() and not out.startswith("{")
+
+
+def test_bad_words_are_refused_in_one_line(capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path) -> None:
+    run_folder = tmp_path / "run"
+    fit = ("fit", "lenet", photos, "--out", run_folder)
+    assert "did you mean vgg1" in refused(capsys, 2, "fit", "vgg1", photos)
+    assert "at least 12x12" in refused(capsys, 2, *fit, "--image-size", 8)
+    assert "did you mean fashion-mini" in refused(capsys, 3, "fit", "lenet", "fashion-mini2")
+    assert "lr = nan" in refused(capsys, 2, *fit, "--lr", "nan")
+    assert "did you mean lr" in refused(capsys, 2, *fit, "--set", "lrr=1")
+    assert "--epochs" in refused(capsys, 2, *fit, "--epoch", 3)
+    assert "--epochs" in refused(capsys, 2, *fit, "--epochs", "many")
+    refused(capsys, 2, *fit, "--resume", "--set", "mixup")
+    refused(capsys, 2, "fit", "lenet", photos, "--resume")
+    refused(capsys, 2, "fti")
+    refused(capsys, 2, "fit")
+    refused(capsys, 2, "show", "lenet", "--image", "28x28")
+    refused(capsys, 2, *fit, "--device", "warp")
+    refused(capsys, 4, "evaluate", tmp_path / "nowhere")
+    refused(capsys, 4, "predict", photos, photos)
+    bad = tmp_path / "bad.toml"
+    bad.write_text("lr = nan\n")
+    assert "recipe key lr" in refused(capsys, 2, *fit, "--recipe", bad)
+    bad.write_text("learning = 1\n")
+    assert "bad.toml" in refused(capsys, 2, *fit, "--recipe", bad)
+    assert not run_folder.exists(), "nothing was begun"
+
+
+def test_broken_folders_are_refused_in_one_line(
+    capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path
+) -> None:
+    def fit(folder: Path) -> str:
+        return refused(capsys, 3, "fit", "lenet-bn", folder, "--out", tmp_path / "run", "--epochs", 1)
+
+    picture = (photos / "dark" / "1.png").read_bytes()
+    (photos / "dark" / "cut.png").write_bytes(picture[: len(picture) // 2])
+    (photos / "bright" / "letter.jpg").write_text("this is no picture")
+    line = fit(photos)
+    assert "cut.png" in line and "letter.jpg" in line
+    code, out, _ = call(capsys, "data", photos, "--json")
+    assert code == 0 and len(json.loads(out)["broken"]) == 2
+    (photos / "dark" / "cut.png").unlink()
+    (photos / "bright" / "letter.jpg").unlink()
+    (photos / "empty").mkdir()
+    assert "empty" in fit(photos)
+    (photos / "empty").rmdir()
+    for file in (photos / "bright").iterdir():
+        file.unlink()
+    (photos / "bright").rmdir()
+    assert "one class" in fit(photos) or "dark" in fit(photos)
+    fit(tmp_path / "nowhere")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_bug_of_ours_is_one_line_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conviction, "audit", lambda *a, **k: 1 / 0)
+    line = refused(capsys, 1, "data", "fashion-mini")
+    assert "ZeroDivisionError" in line and "CONVICTION_DEBUG" in line
+
+
+def test_interrupt_leaves_with_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*a: object, **k: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(conviction, "audit", interrupted)
+    refused(capsys, 130, "data", "fashion-mini")
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    command = f"{sys.executable} -m conviction nets | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_parse_image() -> None:
+    assert parse_image("3x224X224") == (3, 224, 224)
+    for text in ("", "3x", "0x2x2", "ax2x2", "3x224", "3x2x2x2", "\uff13x2x2"):
+        with pytest.raises(UsageError, match="--image"):
+            parse_image(text)
+
+
+def test_every_verb_is_tested_here() -> None:
+    registered = [name for name in app if not name.startswith("-")]
+    assert sorted(registered) == sorted(VERBS)

@@ -1,0 +1,171 @@
+"""The corridor: a fit from words to a finished run, the same every time, resumable, refusing in one line."""
+
+import csv
+import itertools
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import conviction
+from conviction.data.records import Data
+from conviction.errors import ConvictionError, DivergedError, ResourceError, UsageError
+from conviction.fitting import Note, fit_events
+from conviction.runs import Epoch
+
+
+def drain(events):
+    try:
+        while True:
+            next(events)
+    except StopIteration as stop:
+        return stop.value
+
+
+def weights(run: conviction.Run) -> torch.Tensor:
+    return torch.cat([p.flatten() for p in run.net.state_dict().values()])
+
+
+def test_a_run_learns_and_leaves_its_folder(finished: conviction.Run, small_data: Data) -> None:
+    folder = finished.folder
+    assert {p.name for p in folder.iterdir()} >= {
+        "recipe.toml",
+        "run.json",
+        "history.csv",
+        "report.html",
+        "checkpoints",
+    }
+    assert finished.result["top1"] > 0.4  # chance is 0.1
+    assert finished.result["split"] == "test"
+    with (folder / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
+    best = max(float(row["valid_top1"]) for row in rows)
+    assert finished.result["valid_top1"] == pytest.approx(best)
+    recipe = tomllib.loads((folder / "recipe.toml").read_text())
+    assert recipe["lr"] == 0.01 and recipe["run"]["net"] == "lenet-bn"
+    assert recipe["precision"] in ("fp32", "bf16", "fp16"), "decisions are written resolved"
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_the_promised_fields_are_there(finished: conviction.Run) -> None:
+    promised = ("run net data epochs top1 top5 train_top1 valid_top1 seconds images_per_second lr optimizer batch_size "
+                "params findings")  # fmt: skip
+    assert set(promised.split()) <= set(finished.result)
+    json.dumps(finished.result, allow_nan=False)
+
+
+def test_load_gives_the_same_net_back(finished: conviction.Run, small_data: Data) -> None:
+    loaded = conviction.load(finished.folder)
+    assert torch.equal(weights(loaded), weights(finished))
+    assert loaded.recipe == finished.recipe and loaded.history == finished.history
+    measured = conviction.evaluate(loaded.net, small_data.test)
+    assert measured.top1 == pytest.approx(finished.result["top1"])
+
+
+def test_the_same_fit_twice_is_the_same_to_the_last_bit(small_data: Data, tmp_path: Path) -> None:
+    recipe = conviction.Recipe(epochs=2, batch_size=64, ema=0.9, mixup=0.2, erase=0.5)
+    runs = [conviction.fit("lenet-relu", small_data, recipe, tmp_path / name) for name in ("a", "b")]
+    other = conviction.fit("lenet-relu", small_data, recipe.replace(seed=1), tmp_path / "c")
+    assert torch.equal(weights(runs[0]), weights(runs[1]))
+    assert [row.train_loss for row in runs[0].history] == [row.train_loss for row in runs[1].history]
+    assert not torch.equal(weights(runs[0]), weights(other))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
+    small_data: Data, tmp_path: Path, optimizer: str
+) -> None:
+    recipe = conviction.Recipe(epochs=3, batch_size=64, optimizer=optimizer, ema=0.9)
+    whole = conviction.fit("lenet-relu", small_data, recipe, tmp_path / "whole")
+    events = fit_events("lenet-relu", small_data, recipe, tmp_path / "cut")
+    for _ in itertools.takewhile(lambda event: not (isinstance(event, Epoch) and event.epoch == 2), events):
+        pass
+    events.close()  # killed after the second epoch
+    resumed = conviction.fit("lenet-relu", small_data, recipe, tmp_path / "cut", resume=True)
+    assert torch.equal(weights(whole), weights(resumed))
+    assert [row.valid_loss for row in whole.history] == [row.valid_loss for row in resumed.history]
+    assert conviction.fit("lenet-relu", small_data, recipe, tmp_path / "cut", resume=True).result == resumed.result
+
+
+def test_resume_without_a_run_starts_afresh(small_data: Data, tmp_path: Path) -> None:
+    run = conviction.fit("lenet", small_data, conviction.Recipe(epochs=1), tmp_path / "new", resume=True)
+    assert run.finished
+
+
+def test_a_folder_that_holds_a_run_is_refused(finished: conviction.Run, small_data: Data) -> None:
+    before = (finished.folder / "run.json").read_bytes()
+    with pytest.raises(UsageError, match="already holds a run") as caught:
+        conviction.fit("lenet", small_data, conviction.Recipe(epochs=1), finished.folder)
+    assert caught.value.exit_code == 2
+    assert (finished.folder / "run.json").read_bytes() == before
+
+
+def test_small_images_are_enlarged_for_a_net_that_needs_it_and_that_is_said(small_data: Data, tmp_path: Path) -> None:
+    events = fit_events("vgg11/8", small_data, conviction.Recipe(epochs=1, batch_size=240), tmp_path / "vgg")
+    told = [event.text for event in itertools.takewhile(lambda event: isinstance(event, Note), events)]
+    events.close()
+    assert any("too small for vgg11/8 (smallest 32): resized to 64x64" in text for text in told)
+
+
+def test_an_image_size_below_the_smallest_is_refused(small_data: Data, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"image 1x20x20 is too small for vgg11/8, layer .*at least 32x32"):
+        conviction.fit("vgg11/8", small_data, conviction.Recipe(image_size=20), tmp_path / "vgg")
+    assert not (tmp_path / "vgg").exists()
+
+
+def test_divergence_is_told_not_hidden(small_data: Data, tmp_path: Path) -> None:
+    recipe = conviction.Recipe(epochs=2, optimizer="sgd", lr=100.0, schedule="constant", clip_norm=0.0, batch_size=32)
+    with pytest.raises(DivergedError, match=r"the loss became (nan|inf) at step \d+") as caught:
+        conviction.fit("vgg7/8", small_data, recipe, tmp_path / "run")
+    assert caught.value.exit_code == 6
+
+
+def test_any_module_can_be_fitted(small_data: Data, tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    run = conviction.fit(net, small_data, conviction.Recipe(epochs=2, batch_size=32), tmp_path / "own")
+    assert run.result["top1"] > 0.3 and run.result["net"] == "Sequential"
+    loaded = conviction.load(tmp_path / "own")
+    again = loaded.load_weights(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)))
+    assert torch.equal(again[1].weight, run.net[1].weight.cpu())
+
+
+def test_a_full_disk_is_one_line_with_exit_code_5(
+    small_data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+    import os
+
+    from conviction import storage
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(storage.os, "fsync", full)
+    with pytest.raises(ResourceError, match="no space left") as caught:
+        conviction.fit("lenet", small_data, conviction.Recipe(epochs=1), tmp_path / "run")
+    assert caught.value.exit_code == 5 and "\n" not in str(caught.value)
+
+
+def test_googlenet_trains_with_its_auxiliary_heads(small_data: Data, tmp_path: Path) -> None:
+    recipe = conviction.Recipe(epochs=1, batch_size=240, image_size=32)
+    events = fit_events("googlenet/8", small_data, recipe, tmp_path / "run")
+    started = next(event for event in events if hasattr(event, "params"))
+    plain = sum(p.numel() for p in conviction.build("googlenet/8", 10, (1, 32, 32)).parameters())
+    assert started.params > plain
+    events.close()
+
+
+def test_errors_are_one_line(tmp_path: Path) -> None:
+    for call in (
+        lambda: conviction.fit("vgg1", "fashion-mini"),
+        lambda: conviction.fit("lenet", tmp_path / "nowhere"),
+        lambda: conviction.load(tmp_path),
+        lambda: conviction.Recipe(lr=float("nan")),
+    ):
+        with pytest.raises(ConvictionError) as caught:
+            call()
+        assert "\n" not in str(caught.value) and " - " in str(caught.value)
