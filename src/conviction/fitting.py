@@ -2,43 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import os
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from conviction import runs
-from conviction.data import open_data
+from conviction.assembly import Assembly, assemble
 from conviction.data.augmentation import Augmentation, augment
 from conviction.data.batches import batches, count_batches
 from conviction.data.downloading import Progress
-from conviction.data.folder import load
 from conviction.data.records import Data
-from conviction.environment import describe_environment
-from conviction.errors import DivergedError, ImageTooSmallError
+from conviction.errors import DivergedError
 from conviction.evaluation import answer_split, worst_mistakes
 from conviction.metrics import Evaluation, measure_answers
-from conviction.nets import build, find_net, has_option
-from conviction.nets.init import equalise
 from conviction.recipe import Recipe
 from conviction.report import write_report
 from conviction.runs import Epoch, Run
-from conviction.text import format_shape, printable
+from conviction.text import printable
 from conviction.tracking import EventFile
 from conviction.training.checkpoint import load_training, save_tensors, save_training
-from conviction.training.deciding import Circumstances, decide
 from conviction.training.loop import Step, Training
 
 # Images whose answers tell how well the training split is known, without augmentation.
 _TRAIN_SAMPLE = 10_000
-_LSUV_IMAGES = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,42 +73,32 @@ def fit_events(
     Raises the errors of every room passed, each one line: usage, data, weights, resources, divergence.
     """
     recipe = recipe or Recipe()
-    if isinstance(net, str):
-        find_net(net)  # an unknown name is refused before any data is read
-    if resume and out is not None and runs.holds_run(Path(out)):
-        run = runs.read_run(out)
+    going_on = resume and out is not None and runs.holds_run(Path(out))
+    if out is not None and not going_on:
+        runs.refuse_taken(Path(out))  # before the data is read
+    if going_on:
+        run = runs.read_run(Path(out or ""))
         if run.finished:
             return run
         recipe = run.recipe
-    elif out is not None and not resume and runs.holds_run(Path(out)):
-        runs.new_folder(out, "")  # refuses
-    torch.manual_seed(recipe.seed)
-    opened, origin_data = _open(data, recipe, data_root, progress)
-    made, opened, net_name, size_note = _build(net, opened, recipe)
-    opened = load(opened)
-    around = Circumstances(len(opened.train), opened.mirrors,
-                           opened.preprocessing.resized != opened.image[1:], opened.image[1])  # fmt: skip
-    recipe, decisions = decide(recipe, made, around)
-    made_by = getattr(made, "origin", None)
-    origin = runs.Origin(made_by.name if made_by else None, dict(made_by.options) if made_by else {}, *origin_data)
-    folder = Path(out) if resume and out is not None and runs.holds_run(Path(out)) else runs.new_folder(out, net_name)
-    run = Run(folder, origin, opened.classes, opened.preprocessing, recipe, (), {}, describe_environment(recipe),
-              (*opened.notes, *size_note, *decisions))  # fmt: skip
+        yield Note("going on with the run's own recipe")
+    made = assemble(net, data, recipe, data_root, progress)
+    run = made.begin(Path(out) if going_on and out is not None else runs.new_folder(out, made.name))
     for text in run.notes:
         yield Note(text)
-    return (yield from _Fit(run, made, opened, net_name, resume).events())
+    return (yield from _Fit(run, made, resume).events())
 
 
 class _Fit:
     """One fit on its way from the built net to the finished run."""
 
-    def __init__(self, run: Run, net: nn.Module, data: Data, net_name: str, resume: bool) -> None:
-        self.run, self.data, self.net_name, self.recipe = run, data, net_name, run.recipe
-        recipe = run.recipe
+    def __init__(self, run: Run, made: Assembly, resume: bool) -> None:
+        self.run, self.data, self.net_name, self.recipe = run, made.data, made.name, made.recipe
+        data, recipe = made.data, made.recipe
         assert recipe.batch_size is not None and recipe.epochs is not None and recipe.device is not None
         self.batch_size = min(recipe.batch_size, len(data.train))
         self.steps_per_epoch = max(1, count_batches(data.train, self.batch_size, drop_last=True))
-        self.net = net.to(recipe.device)
+        self.net = made.net.to(recipe.device)
         if recipe.channels_last:
             self.net = self.net.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]  # torch has it
         self.training = Training(self.net, recipe, self.steps_per_epoch)
@@ -248,49 +230,3 @@ class _Fit:
         runs.write_run(self.run)
         self.run.__dict__.update(net=self.net, data=self.data)  # as they are, rather than made again when asked for
         return self.run
-
-
-def _open(
-    data: Data | str | os.PathLike[str], recipe: Recipe, data_root: str | None, progress: Progress | None
-) -> tuple[Data, tuple[str | None, dict[str, Any]]]:
-    """Open DATA where it is still a word; returns it with how to open it again."""
-    if isinstance(data, Data):
-        return (data if recipe.image_size is None else data.resized(recipe.image_size)), (None, {})
-    options = {"image_size": recipe.image_size, "valid_share": recipe.valid_share, "seed": recipe.seed,
-               "on_bad": recipe.on_bad, "data_root": data_root}  # fmt: skip
-    opened = open_data(data, progress=progress, **options)
-    text = str(data) if not Path(data).exists() else str(Path(data).absolute())
-    return opened, (text, options)
-
-
-def _build(net: str | nn.Module, data: Data, recipe: Recipe) -> tuple[nn.Module, Data, str, tuple[str, ...]]:
-    """Build the net for the data's images; images too small for it are enlarged unless a size was asked for."""
-    if isinstance(net, nn.Module):
-        origin = getattr(net, "origin", None)
-        return net, data, origin.name if origin else type(net).__name__, ()
-    row = find_net(net)
-    note: tuple[str, ...] = ()
-    if recipe.image_size is None and data.sizes_differ:
-        data = data.resized(row.image[1])
-        note = (f"images differ in size: resized to {format_shape(data.image[1:])}, the size in {net}'s recipe",)
-    try:
-        built = _build_for(net, data, recipe)
-    except ImageTooSmallError:
-        if recipe.image_size is not None:
-            raise
-        was, data = data.image, data.resized(row.comfortable_side)
-        note = (f"images of {format_shape(was[1:])} are too small for {net} (smallest {row.min_image}): "
-                f"resized to {format_shape(data.image[1:])}",)  # fmt: skip
-        built = _build_for(net, data, recipe)
-    if recipe.init == "lsuv":
-        first = data.train.source.fetch(torch.arange(min(_LSUV_IMAGES, len(data.train))))
-        equalise(built, data.preprocessing.apply(first))
-    return built, data, net, note
-
-
-def _build_for(net: str, data: Data, recipe: Recipe) -> nn.Module:
-    """Build with auxiliary heads where the net has them and the images are large enough to train them."""
-    if has_option(net, "aux"):
-        with contextlib.suppress(ImageTooSmallError):
-            return build(net, data.num_classes, data.image, init=recipe.init, aux=True)
-    return build(net, data.num_classes, data.image, init=recipe.init)

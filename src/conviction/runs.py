@@ -103,13 +103,8 @@ class Run:
 def new_folder(out: str | Path | None, net_name: str) -> Path:
     """Make the folder of a new run: `out`, or the next free `runs/NET-N`. One that already holds a run is refused."""
     if out is not None:
-        folder = Path(out)
-        if holds_run(folder):
-            raise UsageError("this folder already holds a run", printable(folder),
-                             "choose another --out, or go on with --resume")  # fmt: skip
-        if folder.exists() and not folder.is_dir():
-            raise UsageError("--out is a file", printable(folder), "name a folder")
-        return make_folder(folder)
+        refuse_taken(Path(out))
+        return make_folder(Path(out))
     stem = "".join(c if c.isalnum() or c in "-._" else "-" for c in net_name).strip(".") or "net"
     number = 1
     while True:
@@ -123,6 +118,15 @@ def new_folder(out: str | Path | None, net_name: str) -> Path:
             raise explain_os_error(error, folder) from error
         else:
             return folder
+
+
+def refuse_taken(folder: Path) -> None:
+    """Raise `UsageError` where a new run cannot go: a folder that already holds one, or a file."""
+    if holds_run(folder):
+        raise UsageError("this folder already holds a run", printable(folder),
+                         "choose another --out, or go on with --resume")  # fmt: skip
+    if folder.exists() and not folder.is_dir():
+        raise UsageError("--out is a file", printable(folder), "name a folder")
 
 
 def holds_run(folder: Path) -> bool:

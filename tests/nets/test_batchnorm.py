@@ -104,10 +104,12 @@ def test_layer_follows_torch_over_steps(dims: int, theirs: type[nn.Module]) -> N
         optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
         for batch in batches[:3]:
             optimizer.zero_grad()
-            layer(batch).pow(3).mean().backward()
+            layer(batch.clone().requires_grad_()).pow(3).mean().backward()  # as after a layer that learns
             optimizer.step()
         layer.eval()
     ours, expected = layers
+    assert not ours.running_mean.requires_grad  # else every step would hold on to the graphs of all before it
+    assert not ours.running_var.requires_grad
     torch.testing.assert_close(ours(batches[3]), expected(batches[3]), **TOLERANCE)
     pairs = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var"}
     for name, torch_name in pairs.items():

@@ -16,6 +16,8 @@ from conviction.training.deciding import Circumstances, decide, find_device
 AROUND = Circumstances(train_images=1000, mirrors=True, cropped=False, side=28)
 PLAIN = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2))
 NORMED = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2))
+SQUASHING = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(2, 2))
+SQUASHING_NORMED = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Sigmoid(), nn.Flatten(), nn.Linear(2, 2))
 DEEP = nn.Sequential(*[nn.Conv2d(1, 1, 3) for _ in range(11)])
 
 GIVEN: dict[str, Any] = {
@@ -27,7 +29,7 @@ GIVEN: dict[str, Any] = {
 OPEN = [field.name for field in dataclasses.fields(Recipe) if field.default is None]
 
 
-@pytest.mark.parametrize("net", [PLAIN, NORMED, DEEP])
+@pytest.mark.parametrize("net", [PLAIN, NORMED, SQUASHING, SQUASHING_NORMED, DEEP])
 @pytest.mark.parametrize("images", [1, 3, 600, 1_000_000])
 def test_nothing_stays_open(net: nn.Module, images: int) -> None:
     for optimizer in (None, "sgd", "adamw"):
@@ -35,7 +37,7 @@ def test_nothing_stays_open(net: nn.Module, images: int) -> None:
         decided, notes = decide(Recipe(optimizer=optimizer), net, around)
         assert [name for name, value in decided.to_dict().items() if value is None] == []
         assert decided.lr is not None
-        assert 0 < decided.lr <= 0.05
+        assert 0 < decided.lr <= 5
         assert Recipe(**parse_toml(format_toml(decided))) == decided
         assert len(notes) == 1
         assert f"lr {decided.lr}" in notes[0]
@@ -80,13 +82,22 @@ def test_decisions_follow_the_circumstances() -> None:
     assert decide(Recipe(), PLAIN, dataclasses.replace(AROUND, train_images=2))[0].batch_size == 1
 
 
+def test_images_that_are_not_square_keep_their_shape() -> None:
+    assert decide(Recipe(), PLAIN, dataclasses.replace(AROUND, side=None))[0].image_size is None
+
+
+def test_fewer_images_are_seen_more_often() -> None:
+    epochs = [decide(Recipe(), PLAIN, dataclasses.replace(AROUND, train_images=n))[0].epochs for n in (10, 9000, 10**6)]
+    assert epochs == [40, 15, 10]
+
+
 def test_rates_follow_the_net_and_the_batch() -> None:
     def rate(net: nn.Module, **given: Any) -> float:
         lr = decide(Recipe(**given), net, AROUND)[0].lr
         assert lr is not None
         return lr
 
-    assert rate(NORMED) > rate(PLAIN) > rate(DEEP)
+    assert rate(SQUASHING_NORMED) > rate(SQUASHING) > rate(NORMED) > rate(PLAIN) > rate(DEEP)
     assert rate(PLAIN, batch_size=32) == pytest.approx(rate(PLAIN) / 2, rel=1e-2)
     assert rate(PLAIN, batch_size=32, optimizer="sgd") == pytest.approx(rate(PLAIN, optimizer="sgd") / 4, rel=1e-2)
     # A batch cannot be larger than the split, and the rate is that of the batch which is really made.

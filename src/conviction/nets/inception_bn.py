@@ -58,6 +58,9 @@ STAGES: dict[str, Piece] = {
 
 
 def inception_bn(num_classes: int, image: tuple[int, int, int], *, width_divisor: int = 1) -> nn.Sequential:
-    """BN-Inception: [N, C, H, W] to logits [N, num_classes]."""
+    """BN-Inception: [N, C, H, W] to logits [N, num_classes].
+
+    2.033 GMACs at 224 pixels; tables that say 2.048 also count biases, norms and ReLUs.
+    """
     features, channels = lay(STAGES, image[0], Style(width_divisor, eps=1e-5, bias=True))
     return stages(**features, **tail(channels, num_classes, dropout=0.0))

@@ -44,8 +44,9 @@ def nin(
 ) -> nn.Sequential:
     """NiN for large images: AlexNet's convolutions as NiN blocks, a map for each class, its mean the logit.
 
-    `first_1x1=False` and `second_1x1=False` leave that 1x1 convolution out of every block. Textbooks end with a ReLU
-    on the logits; here there is none (see `nin_block`), which changes no parameter. Smallest image: 67.
+    `first_1x1=False` and `second_1x1=False` leave that 1x1 convolution out of every block; as the two are alike, what
+    is left computes the same either way. Textbooks end with a ReLU on the logits; here there is none (see `nin_block`),
+    which changes no parameter. Smallest image: 67.
     """
     one, two, three = (narrowed(width, width_divisor) for width in (96, 256, 384))
     kept = [name for name, keep in (("first_1x1", first_1x1), ("second_1x1", second_1x1)) if keep]

@@ -14,29 +14,28 @@ from conviction.text import printable
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What a decision depends on, beside the net itself."""
+    """What a decision depends on, beside the net itself. `side` is None where the images are not square."""
 
     train_images: int
     mirrors: bool
     cropped: bool
-    side: int
+    side: int | None
 
 
 def decide(recipe: Recipe, net: nn.Module, around: Circumstances) -> tuple[Recipe, tuple[str, ...]]:
     """Fill every open knob; returns the decided recipe and the decisions in words."""
-    layers = [module for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules())
+    kind = kind_of(net)
     batch_size = recipe.batch_size or min(128, max(1, around.train_images // 4))
     device = find_device(recipe.device)
     decided = {
-        "epochs": 10,
+        "epochs": _epochs(around.train_images),
         "batch_size": batch_size,
         "optimizer": "adamw",
-        "lr": _rate(recipe.optimizer or "adamw", normed, len(layers), min(batch_size, max(1, around.train_images))),
+        "lr": _rate(recipe.optimizer or "adamw", kind, min(batch_size, max(1, around.train_images))),
         "weight_decay": 0.05 if (recipe.optimizer or "adamw") == "adamw" else 5e-4,
         "schedule": "onecycle",
         "warmup_epochs": 0.0 if (recipe.schedule or "onecycle") == "onecycle" else 0.5,
-        "clip_norm": 0.0 if normed else 1.0,
+        "clip_norm": 0.0 if "normed" in kind else 1.0,
         "label_smoothing": 0.0,
         "flip": around.mirrors,
         "crop": "resized" if around.cropped else "shift" if around.mirrors else "none",
@@ -49,7 +48,7 @@ def decide(recipe: Recipe, net: nn.Module, around: Circumstances) -> tuple[Recip
     }
     changes = {name: value for name, value in decided.items() if getattr(recipe, name) is None}
     filled = recipe.replace(**changes, **({} if recipe.device == str(device) else {"device": str(device)}))
-    told = ("optimizer", "lr", "batch_size", "schedule", "precision")
+    told = ("epochs", "optimizer", "lr", "batch_size", "schedule", "precision")
     note = ", ".join(f"{name} {getattr(filled, name)}" for name in told if name in changes)
     return filled, (f"decided: {note}",) if note else ()
 
@@ -68,16 +67,40 @@ def find_device(wanted: str | None) -> torch.device:
     return device
 
 
-def _rate(optimizer: str, normed: bool, depth: int, batch_size: int) -> float:
-    """A rate that is safe for the kind of net: batch norm stands a larger one, depth without it a smaller one.
+# Peak rates at a batch of 128 by kind of net, AdamW's and SGD's. Sigmoids shrink gradients and stand a larger rate, and
+# so do nets with batch norm; depth without it needs a smaller one.
+_RATES = {
+    "squashing, normed": (0.02, 0.5),
+    "squashing": (0.005, 0.1),
+    "normed": (0.003, 0.05),
+    "shallow": (0.001, 0.02),
+    "deep": (0.0005, 0.01),
+}
+_SHALLOW = 10  # layers with weights
 
-    AdamW's grows with the root of the batch size, SGD's in proportion to it.
-    """
-    if optimizer == "adamw":
-        base = 3e-3 if normed else 1e-3 if depth <= 10 else 5e-4
-        return float(f"{base * (batch_size / 128) ** 0.5:.3g}")
-    base = 0.05 if normed else 0.02 if depth <= 10 else 0.01
-    return float(f"{base * batch_size / 128:.3g}")
+
+def kind_of(net: nn.Module) -> str:
+    """Return the kind of a net, by what decides how large a step it stands: a key of the table of rates."""
+    modules = list(net.modules())
+    normed = any(
+        isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)) for module in modules
+    )
+    if any(isinstance(module, (nn.Sigmoid, nn.Tanh)) for module in modules):
+        return "squashing, normed" if normed else "squashing"
+    layers = sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in modules)
+    return "normed" if normed else "shallow" if layers <= _SHALLOW else "deep"
+
+
+def _rate(optimizer: str, kind: str, batch_size: int) -> float:
+    """AdamW's rate grows with the root of the batch size, SGD's in proportion to it."""
+    adamw, sgd = _RATES[kind]
+    share = batch_size / 128
+    return float(f"{adamw * share**0.5 if optimizer == 'adamw' else sgd * share:.3g}")
+
+
+def _epochs(train_images: int) -> int:
+    """10 epochs of 50,000 images; fewer images are seen more often, though not as often as would make up for it."""
+    return round(min(40, max(10, 10 * (50_000 / max(1, train_images)) ** 0.25)))
 
 
 def _precision(device: torch.device) -> str:
