@@ -70,7 +70,7 @@ def sketch(
         kwargs = {**row.options, **options}
         return builder(num_classes, image, width_divisor=row.width_divisor, **kwargs)
 
-    net = assemble(make, name, image)
+    net = assemble(make, name, image, row.min_image)
     net.origin = Origin(name, dict(options))  # ty: ignore[invalid-assignment]
     return net
 

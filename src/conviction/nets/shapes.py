@@ -58,15 +58,17 @@ def flat_features(features: nn.Module, image: tuple[int, int, int], prefix: str 
     return count
 
 
-def assemble(make: Callable[[tuple[int, int, int]], nn.Module], name: str, image: tuple[int, int, int]) -> nn.Module:
+def assemble(
+    make: Callable[[tuple[int, int, int]], nn.Module], name: str, image: tuple[int, int, int], expected: int
+) -> nn.Module:
     """Make a net on the meta device and run it on two images of shape `image` in train and eval mode.
 
-    Raises `ImageTooSmallError`, which names the layer that fails and the smallest image that passes.
+    `expected` is the smallest side as far as known, where the search for the true one begins. Raises `ImageTooSmallError`, which names the layer that fails and the smallest image that passes.
     """
     try:
         return _made_and_run(make, image)
     except LayerError as failure:
-        smallest = _smallest_side(make, image)
+        smallest = _smallest_side(make, image, expected)
         if smallest is None:
             raise
         raise ImageTooSmallError(
@@ -84,7 +86,9 @@ def _made_and_run(make: Callable[[tuple[int, int, int]], nn.Module], image: tupl
     return net
 
 
-def _smallest_side(make: Callable[[tuple[int, int, int]], nn.Module], image: tuple[int, int, int]) -> int | None:
+def _smallest_side(
+    make: Callable[[tuple[int, int, int]], nn.Module], image: tuple[int, int, int], expected: int
+) -> int | None:
     """Return the smallest side at which both height and width pass; the sides are raised together."""
 
     def passes(side: int) -> bool:
@@ -95,6 +99,8 @@ def _smallest_side(make: Callable[[tuple[int, int, int]], nn.Module], image: tup
         return True
 
     low = min(image[1:])
+    if low < expected and passes(expected) and not passes(expected - 1):
+        return expected
     high = next((side for side in itertools.accumulate([low] + [2] * 10, lambda a, b: a * b) if passes(side)), None)
     if high is None or high > _LARGEST_SIDE:
         return None
