@@ -159,6 +159,56 @@ def test_googlenet_trains_with_its_auxiliary_heads(small_data: Data, tmp_path: P
     events.close()
 
 
+def test_pictures_that_stream_train_to_the_same_bits_as_pictures_in_memory(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = conviction.Recipe(epochs=2, batch_size=4)
+    held = conviction.fit("lenet-bn", photos, recipe, tmp_path / "held")
+    monkeypatch.setattr("conviction.data.folder.held_kinds", lambda needed: set())
+    for workers in (0, 2):
+        streamed = conviction.fit("lenet-bn", photos, recipe.replace(workers=workers), tmp_path / f"streamed{workers}")
+        assert streamed.data.train.source.streams
+        assert torch.equal(weights(held), weights(streamed))
+        assert held.result["top1"] == streamed.result["top1"]
+
+
+def test_plain_torch_data_is_trained_on(small_data: Data, tmp_path: Path) -> None:
+    from torch.utils.data import DataLoader, Dataset
+
+    class Clothes(Dataset):
+        def __init__(self, split: str) -> None:
+            self.split = small_data.splits[split]
+
+        def __len__(self) -> int:
+            return len(self.split)
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            picture = self.split.source.fetch(torch.tensor([index]))[0]
+            return picture.float() / 255, int(self.split.labels[index])
+
+    recipe = conviction.Recipe(epochs=2, batch_size=32, workers=0, lr=0.01)
+    for name, wrap in (("sets", lambda data: data), ("loaders", lambda data: DataLoader(data, 24))):
+        data = conviction.from_loaders(*(wrap(Clothes(split)) for split in ("train", "valid", "test")))
+        run = conviction.fit("lenet-bn", data, recipe, tmp_path / name)
+        assert run.result["top1"] > 0.3
+        assert (tmp_path / name / "report.html").read_text().count("data:image/png") > 0, "the worst mistakes are shown"
+    epoch = next(e for e in fit_events("lenet-bn", data, recipe, tmp_path / "steps") if hasattr(e, "steps_per_epoch"))
+    assert epoch.steps_per_epoch == -(-len(small_data.train) // 24), "the loader's own batches count"
+
+
+def test_lsuv_starts_from_measured_layers(small_data: Data, tmp_path: Path) -> None:
+    run = conviction.fit("vgg7/8", small_data, conviction.Recipe(epochs=1, init="lsuv"), tmp_path / "run")
+    assert run.result["top1"] > 0.15 and run.recipe.init == "lsuv"
+
+
+def test_a_run_on_enlarged_images_opens_its_data_at_that_size(tmp_path: Path, photos: Path) -> None:
+    run = conviction.fit("vgg11/8", photos, conviction.Recipe(epochs=1, batch_size=8), tmp_path / "run")
+    loaded = conviction.load(tmp_path / "run")
+    assert loaded.data.image == run.data.image == loaded.preprocessing.image == (3, 32, 32)
+    loaded = conviction.load(tmp_path / "run")
+    assert conviction.evaluate_run(loaded).top1 == pytest.approx(run.result["top1"])
+
+
 def test_errors_are_one_line(tmp_path: Path) -> None:
     for call in (
         lambda: conviction.fit("vgg1", "fashion-mini"),

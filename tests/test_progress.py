@@ -1,12 +1,13 @@
 """Progress: plain lines off a terminal, untrusted names made safe, the result handed through."""
 
 import io
+import itertools
 from pathlib import Path
 
 import torch
 
 from conviction.fitting import Note, Started
-from conviction.progress import Lines, Terminal, choose_display, follow
+from conviction.progress import Lines, Notebook, Terminal, choose_display, follow
 from conviction.runs import Epoch
 from conviction.training.loop import Step
 
@@ -50,3 +51,19 @@ def test_terminal_leaves_the_lines_that_stay() -> None:
     assert "epoch 2/2" in stream.getvalue() and "[31m" not in stream.getvalue().split("epoch")[0].replace(
         "\\x1b[31m", ""
     )
+
+
+def test_notebook_rewrites_one_block() -> None:
+    shown: list[str] = []
+
+    class Handle:
+        def update(self, data: dict[str, str], raw: bool) -> None:
+            shown.append(data["text/plain"])
+
+    def display(data: dict[str, str], raw: bool, display_id: bool) -> Handle:
+        return Handle()
+
+    follow(events(), Notebook(display, every=0.0))
+    assert all(later.startswith(earlier.splitlines()[0]) for earlier, later in itertools.pairwise(shown))
+    assert any("step 2/2" in text for text in shown), "the moving line is shown"
+    assert len(shown[-1].splitlines()) == 4, "and goes at the end"

@@ -1,6 +1,7 @@
 """The command: JSON and nothing else on stdout, one line for every refusal, the promised exit codes, quick to start."""
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,22 @@ def test_fit_evaluate_predict(capsys: pytest.CaptureFixture[str], photos: Path, 
     for verb, words in (("evaluate", [out_folder]), ("predict", [out_folder, photos]), ("data", [photos])):
         code, out, _ = call(capsys, verb, *words)
         assert code == 0 and out.strip() and not out.startswith("{")
+
+
+def test_a_csv_of_pixels_is_data_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    generator = random.Random(0)
+    lines = ["label," + ",".join(f"pixel{n}" for n in range(784))]
+    for number in range(60):
+        level = 200 * (number % 2)
+        lines.append(f"{number % 2}," + ",".join(str(level + generator.randrange(50)) for _ in range(784)))
+    (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
+    code, out, err = call(
+        capsys, "fit", "lenet-bn", tmp_path / "train.csv", "--epochs", 2, "--out", tmp_path / "run", "--json"
+    )
+    assert code == 0, err
+    assert json.loads(out)["top1"] > 0.9
+    code, out, _ = call(capsys, "data", tmp_path / "train.csv", "--json")
+    assert code == 0 and json.loads(out)["images"] == 60
 
 
 def test_bad_words_are_refused_in_one_line(capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path) -> None:

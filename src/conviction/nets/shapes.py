@@ -63,7 +63,9 @@ def assemble(
 ) -> nn.Module:
     """Make a net on the meta device and run it on two images of shape `image` in train and eval mode.
 
-    `expected` is the smallest side as far as known, where the search for the true one begins. Raises `ImageTooSmallError`, which names the layer that fails and the smallest image that passes.
+    `expected` is the smallest side as far as known, where the search for the true one begins.
+
+    Raises `ImageTooSmallError`, which names the layer that fails and the smallest image that passes.
     """
     try:
         return _made_and_run(make, image)
