@@ -4,12 +4,18 @@ import io
 import itertools
 from pathlib import Path
 
+import pytest
 import torch
 
 from conviction.fitting import Note, Started
 from conviction.progress import Lines, Notebook, Terminal, choose_display, follow
 from conviction.runs import Epoch
 from conviction.training.loop import Step
+
+
+@pytest.fixture(autouse=True)
+def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("conviction.progress._REFRESH_SECONDS", 0.0)
 
 
 def events():

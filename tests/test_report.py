@@ -386,7 +386,7 @@ def test_findings_are_shown_where_there_are_some(tmp_path: Path) -> None:
 def test_commands_quote_the_run_for_the_shell(tmp_path: Path) -> None:
     folder = tmp_path / "my runs; rm -rf ~" / "it's"
     told = Page(make_report(folder, TEN)[0]).texts["next"]
-    for verb in ("evaluate", "predict", "explain", "export"):
+    for verb in ("evaluate", "predict"):
         (line,) = [line for line in told.splitlines() if line.startswith(f"conviction {verb}")]
         assert shlex.split(line)[:3] == ["conviction", verb, str(folder)]
     (python,) = [line for line in told.splitlines() if "conviction.load(" in line]

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from conviction.fitting import Event, Started
     from conviction.runs import Epoch, Run
 
+# To show a loss is to read it, which on an accelerator is to wait for it: not at every step.
+_REFRESH_SECONDS = 0.1
+
 
 class Display(Protocol):
     """Somewhere to show how a fit goes on."""
@@ -133,7 +136,7 @@ def follow(events: Generator[Event, None, Run], display: Display | None = None) 
     display = display or choose_display()
     started: Started | None = None
     begun = time.monotonic()
-    first = 0
+    first, shown = 0, 0.0
     try:
         while True:
             event = next(events)
@@ -141,7 +144,8 @@ def follow(events: Generator[Event, None, Run], display: Display | None = None) 
                 started, begun = event, time.monotonic()
                 first = event.first_epoch * event.steps_per_epoch
                 display.line(_start_line(event))
-            elif isinstance(event, Step) and started is not None:
+            elif isinstance(event, Step) and started is not None and time.monotonic() - shown >= _REFRESH_SECONDS:
+                shown = time.monotonic()
                 steps = started.epochs * started.steps_per_epoch
                 rate = (event.index + 1 - first) / max(1e-9, time.monotonic() - begun)
                 display.status(_status_line(event, started, rate, steps), (event.index + 1) / steps)

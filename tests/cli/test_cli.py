@@ -181,6 +181,21 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert done.returncode == 0 and done.stderr == ""
 
 
+def test_a_disk_that_fills_up_is_one_line(photos: Path, tmp_path: Path) -> None:
+    """The real thing: the system lets no file grow beyond 40 kB, and the first checkpoint is larger."""
+    program = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); "
+        f"from conviction.cli import run; sys.exit(run(['fit', 'lenet-bn', {str(photos)!r}, '--epochs', '1', "
+        f"'--out', {str(tmp_path / 'run')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 5 and len(errors) == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "file too large" in errors[0] and "checkpoints" in errors[0] and " - " in errors[0]
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
 def test_parse_image() -> None:
     assert parse_image("3x224X224") == (3, 224, 224)
     for text in ("", "3x", "0x2x2", "ax2x2", "3x224", "3x2x2x2", "\uff13x2x2"):

@@ -96,8 +96,6 @@ def next_section(run: Run) -> Markup:
     steps = (
         ("measure it again, or on other data", f"conviction evaluate {folder}"),
         ("classify pictures", f"conviction predict {folder} picture.jpg"),
-        ("see where the net looks", f"conviction explain {folder} picture.jpg"),
-        ("take the net elsewhere", f"conviction export {folder} net.onnx"),
         ("in Python", f"run = conviction.load({printable(run.folder)!r})"),
     )
     blocks = [joined([element("span", f"# {why}"), Markup("\n"), command]) for why, command in steps]

@@ -1,0 +1,34 @@
+"""What a user gets from the defaults on real data: the promises of the README, one seed each."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import conviction
+from conviction.data.named import read_named
+from conviction.errors import ConvictionError
+
+
+@pytest.fixture(autouse=True)
+def all_cores() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(threads, 2))
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.slow
+def test_the_demo_reaches_what_it_promises(tmp_path: Path) -> None:
+    run = conviction.fit("vgg7-bn/2", "fashion-mini", out=tmp_path / "demo")
+    assert run.result["top1"] >= 0.88  # mean of 5 seeds .89 and more, less the noise of one
+
+
+@pytest.mark.data
+def test_lenet_with_batch_norm_beats_the_book_on_the_full_set(tmp_path: Path) -> None:
+    try:
+        data = read_named("fashion-mnist", offline=True)
+    except ConvictionError:
+        pytest.skip("the full Fashion-MNIST is not on this machine")
+    run = conviction.fit("lenet-bn", data, conviction.Recipe(epochs=10), tmp_path / "lenet")
+    assert run.result["top1"] > 0.885  # the book's median of 78 builds is .867, its worst .518
