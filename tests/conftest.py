@@ -5,12 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 import conviction
 from conviction.data.held import Held, Pixels, held_data
 from conviction.data.records import Data
 
 os.environ.pop("CONVICTION_DATA", None)
+# The same examples every time: a suite that is green here is green elsewhere. `--hypothesis-profile=search` looks further.
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("search", max_examples=2000, deadline=None)
+settings.load_profile("fixed")
 torch.set_num_threads(int(os.environ.get("CONVICTION_TEST_THREADS", "1")))
 
 

@@ -197,8 +197,10 @@ def test_plain_torch_data_is_trained_on(small_data: Data, tmp_path: Path) -> Non
 
 
 def test_lsuv_starts_from_measured_layers(small_data: Data, tmp_path: Path) -> None:
-    run = conviction.fit("vgg7/8", small_data, conviction.Recipe(epochs=1, init="lsuv"), tmp_path / "run")
-    assert run.result["top1"] > 0.15 and run.recipe.init == "lsuv"
+    run = conviction.fit(
+        "vgg7/8", small_data, conviction.Recipe(epochs=4, batch_size=32, init="lsuv"), tmp_path / "run"
+    )
+    assert run.result["top1"] > 0.3 and run.recipe.init == "lsuv"
 
 
 def test_a_run_on_enlarged_images_opens_its_data_at_that_size(tmp_path: Path, photos: Path) -> None:

@@ -213,4 +213,10 @@ def test_bad_settings(setting: str, message: str) -> None:
 def test_no_setting_is_a_crash(value: str) -> None:
     key, parsed = parse_setting(f"device={value}")
     assert key == "device"
-    assert isinstance(parsed, str) or tomllib.loads(f"value = {value}")["value"] == parsed or parsed == float(value)
+    if isinstance(parsed, str):
+        return
+    try:
+        expected = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        expected = float(value)
+    assert parsed == expected or (parsed != parsed and expected != expected)
