@@ -223,3 +223,24 @@ def test_a_bomb_is_broken_and_does_not_stop_the_audit(photos):
     audit = audit_folder(photos)
     assert audit.broken == (("train/ant/bomb.png", "a picture of more than 64 million pixels"),)
     assert audit.images == 26
+
+
+def test_an_audit_reads_as_text() -> None:
+    audit = Audit(
+        name="photos\x1b[31m",
+        classes=("ant", "bee"),
+        counts={"train": {"ant": 12, "bee": 3}, "test": {"bee": 1}},
+        images=16,
+        broken=(("train/ant/\n.jpg", "cut short"),),
+        duplicates=(("a.jpg", "b.jpg"), ("c.jpg", "d.jpg")),
+        leaks=(("c.jpg", "d.jpg"),),
+        warnings=tuple(f"warning {n}" for n in range(25)),
+    )
+    text = str(audit)
+    assert text.splitlines()[:6] == [
+        "photos\\x1b[31m: 16 images in 2 classes", "",
+        "class  train  test", "-----  -----  ----", "ant       12     0", "bee        3     1",
+    ]  # fmt: skip
+    assert "1 cannot be read:\n  train/ant/\\n.jpg: cut short" in text
+    assert "2 groups of equal pictures:\n  a.jpg, b.jpg\n  c.jpg, d.jpg" in text
+    assert "... and 5 more (all with --json)" in text and "warning 20" not in text

@@ -6,6 +6,8 @@ import dataclasses
 import json as json_format
 import math
 import shlex
+import shutil
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +54,8 @@ def show_nets(rows: Sequence[Row], json: bool) -> None:
          str(row.min_image), "yes" if row.weights else "-", row.paper)
         for row in rows
     ]  # fmt: skip
-    print(format_table(header, lines, right=(2, 3, 5)))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None  # titles are cut, never wrapped
+    print("\n".join(line[:width] for line in format_table(header, lines, right=(2, 3, 5)).splitlines()))
     print("\nMACs: multiply-accumulates of convolutions and linear layers, one image of the size shown, forward.")
     print("Any net is narrowed by /2, /4 or /8 after its name, as in vgg11/4.")
 

@@ -17,7 +17,7 @@ from conviction.data.listing import UNDIVIDED, find_faults, list_folder, twin_na
 from conviction.data.records import Data, Split
 from conviction.data.threads import map_in_threads
 from conviction.errors import DataError
-from conviction.text import list_some, printable
+from conviction.text import format_table, list_some, printable
 
 FEW_PICTURES = 10  # fewer of a class to train on are said
 IMBALANCE = 10  # the largest class over the smallest
@@ -48,6 +48,22 @@ class Audit:
     leaks: tuple[tuple[str, ...], ...]
     warnings: tuple[str, ...]
 
+    def __str__(self) -> str:
+        rows = [
+            (printable(name), *(str(self.counts[kind].get(name, 0)) for kind in self.counts)) for name in self.classes
+        ]
+        total = ("total", *(str(sum(self.counts[kind].values())) for kind in self.counts))
+        header = ("class", *self.counts)
+        parts = [
+            f"{printable(self.name)}: {self.images} images in {len(self.classes)} classes",
+            format_table(header, [*rows, total], right=range(1, len(header))),
+            _told("cannot be read", [f"{printable(file)}: {reason}" for file, reason in self.broken]),
+            _told("groups of equal pictures", [list_some(group) for group in self.duplicates]),
+            _told("of them lie in more than one split", [list_some(group) for group in self.leaks]),
+            _told("warnings", self.warnings),
+        ]
+        return "\n\n".join(part for part in parts if part)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
         return {
@@ -59,6 +75,14 @@ class Audit:
             "leaks": [list(group) for group in self.leaks],
             "warnings": list(self.warnings),
         }
+
+
+def _told(what: str, lines: Sequence[str], most: int = 20) -> str:
+    """Return a count with the first few lines under it; nothing where there are none."""
+    if not lines:
+        return ""
+    more = [f"  ... and {len(lines) - most} more (all with --json)"] if len(lines) > most else []
+    return "\n".join([f"{len(lines)} {what}:", *(f"  {line}" for line in lines[:most]), *more])
 
 
 @dataclass(frozen=True)
