@@ -25,7 +25,7 @@ from conviction.recipe import Recipe
 from conviction.report import format_report, write_report
 from conviction.report.answers import encode_picture
 from conviction.report.training import quoted
-from conviction.runs import Epoch, Origin, Run
+from conviction.runs import Epoch, Run, Sources
 from conviction.text import format_percent
 
 SECTIONS = ["decided", "curves", "confusion", "mistakes", "classes", "calibration", "recipe", "environment", "next"]
@@ -139,7 +139,7 @@ def make_run(folder: Path, evaluation: Evaluation, **changes: Any) -> Run:
         **changes.pop("result", {}),
     }  # fmt: skip
     run = Run(
-        folder, Origin("vgg7/4", {}, "photos", {}), evaluation.classes,
+        folder, Sources("vgg7/4", {}, "photos", {}), evaluation.classes,
         Preprocessing((1, 8, 8), (8, 8), (8, 8), (0.5,), (0.5,)), Recipe(lr=0.05, batch_size=64, flip=True), history,
         result, {"conviction": "1.2.3", "torch": "2.13.0", "processor": "A processor"}, ("lr 0.05: found by a sweep",),
     )  # fmt: skip
@@ -322,6 +322,47 @@ def test_picture_that_vanished_is_named_and_left_out(tmp_path: Path) -> None:
         make_run(tmp_path, evaluation), evaluation, worst_mistakes(logits, labels, good)[:2], gone))  # fmt: skip
     assert not page.all("img") and page.texts["mistakes"].count("no longer readable") == 2
     assert "test #" in page.texts["mistakes"]
+
+
+class Loader(Pictures):
+    """A source over a user's loader, whose every fetch is a pass."""
+
+    def __init__(self, pictures: Tensor, ordered: bool) -> None:
+        super().__init__(pictures)
+        self.ordered, self.fetched = ordered, []
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        self.fetched.append(indices.tolist())
+        return super().fetch(indices)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_loader_is_passed_once_and_only_if_it_keeps_its_order(tmp_path: Path, ordered: bool) -> None:
+    logits, labels, evaluation = make_evaluation(TEN)
+    mistakes = worst_mistakes(logits, labels, make_split(TEN, labels))[:5]
+    source = Loader(torch.randint(256, (200, 1, 8, 8), dtype=torch.uint8), ordered)
+    split = dataclasses.replace(make_split(TEN, labels), source=source)
+    page = assert_harmless(format_report(make_run(tmp_path, evaluation), evaluation, mistakes, split))
+    assert source.fetched == ([[mistake.index for mistake in mistakes]] if ordered else [])
+    assert len(page.all("img")) == (5 if ordered else 0)
+    assert len(page.all("figure")) == 5
+    assert ("No pictures are shown" in page.texts["mistakes"]) == (not ordered)
+
+
+def test_one_vanished_picture_does_not_cost_the_others(tmp_path: Path) -> None:
+    class OneGone(Pictures):
+        def fetch(self, indices: Tensor) -> Tensor:
+            if gone in indices.tolist():
+                raise DataError("no such file", "photos/1.jpg", "put it back")
+            return super().fetch(indices)
+
+    logits, labels, evaluation = make_evaluation(TEN)
+    good = make_split(TEN, labels)
+    mistakes = worst_mistakes(logits, labels, good)[:4]
+    gone = mistakes[1].index
+    split = dataclasses.replace(good, source=OneGone(torch.zeros(200, 1, 8, 8)))
+    page = assert_harmless(format_report(make_run(tmp_path, evaluation), evaluation, mistakes, split))
+    assert len(page.all("img")) == 3 and page.texts["mistakes"].count("no longer readable") == 1
 
 
 def test_perfect_answers_have_no_mistakes_and_no_pairs(tmp_path: Path) -> None:

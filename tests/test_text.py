@@ -117,6 +117,7 @@ def test_suggest() -> None:
     assert suggest("vgg12", ["vgg11", "vgg13", "lenet"]) == " (did you mean vgg13 or vgg11?)"
     assert suggest("LeNet", ["lenet", "alexnet"]).startswith(" (did you mean lenet")
     assert suggest("zzz", ["vgg11"]) == ""
+    assert suggest("photos", ["photos\x1b[2J"]) == r" (did you mean photos\x1b[2J?)"
 
 
 def test_list_some() -> None:

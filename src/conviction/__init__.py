@@ -94,7 +94,7 @@ def fit(
 
 
 def evaluate_run(
-    run: Run | str | Path, data: str | None = None, *, device: str | None = None, data_root: str | None = None
+    run: Run | str | Path, data: Data | str | None = None, *, device: str | None = None, data_root: str | None = None
 ) -> Evaluation:
     """Measure a run on its own test split (else validation), or on other data with the same classes."""
     from conviction.evaluation import evaluate_run

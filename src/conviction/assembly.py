@@ -16,12 +16,14 @@ from conviction.data.downloading import Progress
 from conviction.data.folder import load
 from conviction.data.records import Data
 from conviction.environment import describe_environment
-from conviction.errors import ImageTooSmallError
-from conviction.nets import build, find_net, has_option
+from conviction.errors import ImageTooSmallError, UsageError
+from conviction.evaluation import answer, device_of
+from conviction.nets import Origin, build, find_net, has_option, sketch
+from conviction.nets.blocks import WithAuxiliaryHeads
 from conviction.nets.init import equalise
 from conviction.recipe import Recipe
-from conviction.runs import Origin, Run
-from conviction.text import format_shape
+from conviction.runs import Run, Sources
+from conviction.text import format_shape, printable
 from conviction.training.deciding import Circumstances, decide
 
 # Images on which LSUV measures the layers' outputs.
@@ -36,12 +38,12 @@ class Assembly:
     name: str
     data: Data
     recipe: Recipe
-    origin: Origin
+    sources: Sources
     notes: tuple[str, ...]
 
     def begin(self, folder: Path) -> Run:
         """Return the record of a run that begins in `folder`."""
-        return Run(folder, self.origin, self.data.classes, self.data.preprocessing, self.recipe, (), {},
+        return Run(folder, self.sources, self.data.classes, self.data.preprocessing, self.recipe, (), {},
                    describe_environment(self.recipe), self.notes)  # fmt: skip
 
 
@@ -58,44 +60,94 @@ def assemble(
     """
     if isinstance(net, str):
         find_net(net)  # an unknown name is refused before any data is read
+    elif not isinstance(net, nn.Module):
+        raise UsageError(f"{printable(repr(net))[:80]} is no net", "", "give a name of `conviction nets` or a module")
+    if not isinstance(data, (Data, str, os.PathLike)):
+        raise UsageError(f"{printable(repr(data))[:80]} is no data", "", "give a Data, a folder or a name")
     torch.manual_seed(recipe.seed)
     opened, reopening = _open(data, recipe, data_root, progress)
     if isinstance(net, nn.Module):
-        built, size_note = net, ()
+        built, notes = net, _notes_on_own(recipe)
     else:
-        built, opened, size_note = _build(net, opened, recipe)
+        built, opened, notes = _build(net, opened, recipe)
     opened = load(opened)
+    if isinstance(net, str) and recipe.init == "lsuv":
+        first = opened.train.source.fetch(torch.arange(min(_LSUV_IMAGES, len(opened.train))))
+        equalise(built, opened.preprocessing.apply(first))
+    made_by = _origin(built, opened)
+    if made_by is None and recipe.channels_last is None:
+        # A net of the user's own may flatten with `view`, which refuses that layout.
+        recipe = recipe.replace(channels_last=False)
+    check_answers(built, opened)
     _, height, width = opened.image
     around = Circumstances(
         train_images=len(opened.train),
         mirrors=opened.mirrors,
         cropped=opened.preprocessing.resized != (height, width),
         side=height if height == width else None,
+        batch_size=getattr(opened.train.source, "batch_size", None),
     )
     recipe, decisions = decide(recipe, built, around)
-    made_by = getattr(built, "origin", None)
     name, options = (made_by.name, dict(made_by.options)) if made_by else (None, {})
-    origin = replace(reopening, net=name, net_options=options)
-    if origin.data is not None:  # it is opened again at the size that was decided
-        origin.data_options["image_size"] = recipe.image_size
-    return Assembly(
-        built, name or type(built).__name__, opened, recipe, origin, (*opened.notes, *size_note, *decisions)
-    )
+    sources = replace(reopening, net=name, net_options=options)
+    if sources.data is not None:  # it is opened again at the size that was decided
+        sources.data_options["image_size"] = recipe.image_size
+    notes = (*opened.notes, *notes, *decisions)
+    return Assembly(built, name or type(built).__name__, opened, recipe, sources, notes)
+
+
+def _notes_on_own(recipe: Recipe) -> tuple[str, ...]:
+    return () if recipe.init == "auto" else (f"init {recipe.init} is left aside: the net was given with its weights",)
+
+
+def _origin(net: nn.Module, data: Data) -> Origin | None:
+    """Return how `build` makes this net; None for a net of the user's own, or one that was changed since."""
+    origin = getattr(net, "origin", None)
+    if not isinstance(origin, Origin):
+        return None
+    try:
+        same = repr(sketch(origin.name, data.num_classes, data.image, **origin.options)) == repr(net)
+    except UsageError:
+        return None
+    return origin if same else None
+
+
+def count_params(net: nn.Module) -> int:
+    """Return the parameters of the net that answers; auxiliary heads, which only help to train it, are left out."""
+    heads = [net.get_submodule(head) for head in net.taps] if isinstance(net, WithAuxiliaryHeads) else []
+    unused = {id(parameter) for head in heads for parameter in head.parameters()}
+    return sum(parameter.numel() for parameter in net.parameters() if id(parameter) not in unused)
+
+
+def check_answers(net: nn.Module, data: Data) -> None:
+    """Raise `UsageError` unless the net makes logits [N, classes] of the data's images; tried with two blank ones."""
+    shape = format_shape(data.image)
+    try:
+        logits = answer(net, torch.zeros(2, *data.image, device=device_of(net)))
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        why = " ".join(str(error).split())[:200]
+        remedy = "give a net that maps float32 [N, C, H, W] to logits [N, classes]"
+        raise UsageError(f"the net cannot answer images of {shape}: {printable(why)}", "", remedy) from error
+    if tuple(logits.shape) != (2, data.num_classes):
+        raise UsageError(f"the net makes {list(logits.shape)} of 2 images, for {data.num_classes} classes", "",
+                         f"give a net whose last layer has {data.num_classes} outputs")  # fmt: skip
 
 
 def _open(
     data: Data | str | os.PathLike[str], recipe: Recipe, data_root: str | None, progress: Progress | None
-) -> tuple[Data, Origin]:
+) -> tuple[Data, Sources]:
     """Open DATA where it is still a word; returns it with how to open it again."""
     if isinstance(data, Data):
-        return (data if recipe.image_size is None else data.resized(recipe.image_size)), Origin(None, {}, None, {})
+        side = recipe.image_size
+        fits = side is None or data.image[1:] == (side, side)
+        return (data if fits else data.resized(side)), Sources(None, {}, None, {})
     options: dict[str, Any] = {
         "image_size": recipe.image_size, "valid_share": recipe.valid_share, "seed": recipe.seed,
-        "on_bad": recipe.on_bad, "data_root": data_root,
+        "on_bad": recipe.on_bad, "data_root": None if data_root is None else str(Path(data_root).absolute()),
     }  # fmt: skip
     opened = open_data(data, progress=progress, **options)
     text = str(data) if str(data) in SETS else str(Path(data).absolute())
-    return opened, Origin(None, {}, text, options)
+    return opened, Sources(None, {}, text, options)
 
 
 def _build(net: str, data: Data, recipe: Recipe) -> tuple[nn.Module, Data, tuple[str, ...]]:
@@ -114,9 +166,6 @@ def _build(net: str, data: Data, recipe: Recipe) -> tuple[nn.Module, Data, tuple
         note = (f"images of {format_shape(was[1:])} are too small for {net} (smallest {row.min_image}): "
                 f"resized to {format_shape(data.image[1:])}",)  # fmt: skip
         built = _build_for(net, data, recipe)
-    if recipe.init == "lsuv":
-        first = data.train.source.fetch(torch.arange(min(_LSUV_IMAGES, len(data.train))))
-        equalise(built, data.preprocessing.apply(first))
     return built, data, note
 
 

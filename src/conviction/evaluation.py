@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conviction.data import open_data
-from conviction.data.batches import batches
-from conviction.data.records import Preprocessing, Split
+from conviction.data import is_folder_of_pictures, open_data
+from conviction.data.batches import batches, fetch_batch
+from conviction.data.labelled import read_labelled
+from conviction.data.records import Batch, Data, Preprocessing, Split
 from conviction.errors import DataError, UsageError
 from conviction.metrics import Evaluation, measure_answers
 from conviction.runs import Run, read_run
@@ -37,7 +39,7 @@ class Mistake:
 
 
 def evaluate(net: nn.Module, split: Split, **how: Any) -> Evaluation:
-    """Measure `net` on a split of a `Data`. The net is left in the mode and with the weights it had.
+    """Measure `net` on a split of a `Data`, such as `data.valid`. The net is left in its mode and with its weights.
 
     `how` goes to `answer_split`: device, precision, channels_last, workers.
     """
@@ -46,21 +48,34 @@ def evaluate(net: nn.Module, split: Split, **how: Any) -> Evaluation:
 
 
 def evaluate_run(
-    run: Run | str | Path, data: str | None = None, *, device: str | None = None, data_root: str | None = None
+    run: Run | str | Path, data: Data | str | None = None, *, device: str | None = None, data_root: str | None = None
 ) -> Evaluation:
-    """Measure a run on its own test split (else validation), or on all that other data has to test on.
+    """Measure a run on its own test split (else validation), or on other data: its test split, else validation.
+
+    Of a folder that is not divided into splits all pictures are measured.
 
     Labels are matched by class name. Raises `DataError` where the other data has classes that the run does not know.
     """
     run = run if isinstance(run, Run) else read_run(run)
-    chosen = run.data if data is None else open_data(data, image_size=run.recipe.image_size, data_root=data_root)
-    split = _in_the_words_of(run, chosen.test or chosen.valid)
+    split = _in_the_words_of(run, _chosen(run, data, data_root))
     net = run.net.to(find_device(device))
     return evaluate(net, split, precision=run.recipe.precision or "fp32", channels_last=bool(run.recipe.channels_last))
 
 
+def _chosen(run: Run, data: Data | str | None, data_root: str | None) -> Split:
+    """Return what is measured: the test split, else validation; of a folder as the run's net reads pictures."""
+    if isinstance(data, Data):
+        return data.valid if data.test is None else data.test
+    if data is not None and is_folder_of_pictures(data):
+        return read_labelled(data, run.preprocessing)
+    opened = run.data if data is None else open_data(data, image_size=run.recipe.image_size, data_root=data_root)
+    return opened.valid if opened.test is None else opened.test
+
+
 def _in_the_words_of(run: Run, split: Split) -> Split:
     """Return a split with the run's class numbers and preprocessing."""
+    if split.classes == run.classes:
+        return replace(split, preprocessing=run.preprocessing)
     strange = [name for name in split.classes if name not in run.classes]
     if split.labels is None:
         raise DataError("the labels of a loader are not known before it is read", split.kind,
@@ -88,20 +103,33 @@ def answer_split(
 ) -> tuple[Tensor, Tensor]:
     """Return the logits [N, classes] (float32, CPU) of a split's images and their labels, in the split's order.
 
-    With `most` only the first so many images are answered, rounded up to whole batches.
+    With `most` only so many images are answered, spread evenly over the split.
     """
-    if split.preprocessing is None:
-        raise UsageError("this split belongs to no data set", split.kind, "take it from a Data, as in data.valid")
-    device = torch.device(device) if device is not None else next(net.parameters()).device
+    if not isinstance(split, Split) or split.preprocessing is None:
+        raise UsageError("this is no split of a data set", "", "take one from a Data, as in data.valid")
+    device = torch.device(device) if device is not None else device_of(net)
     size = batch_size_for(split.preprocessing)
-    logits, labels, seen = [], [], 0
-    for batch in batches(split, size, seed=0, epoch=0, shuffled=False, device=device, workers=workers):
-        logits.append(answer(net, split.preprocessing.apply(batch.pictures), precision, channels_last).cpu())
+    visited = batches(split, size, seed=0, epoch=0, shuffled=False, device=device, workers=workers)
+    if most is not None and most < len(split):
+        visited = _spread(split, most, size, visited)
+    logits, labels = [], []
+    for batch in visited:
+        images = split.preprocessing.apply(batch.pictures.to(device))
+        logits.append(answer(net, images, precision, channels_last).cpu())
         labels.append(batch.labels.cpu())
-        seen += len(batch)
-        if most is not None and seen >= most:
-            break
     return torch.cat(logits), torch.cat(labels)
+
+
+def _spread(split: Split, most: int, size: int, all_batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Yield `most` images spread evenly over a split (folders are sorted by class); of a loader its first batches."""
+    if getattr(split.source, "batches", None) is not None:
+        return itertools.islice(all_batches, -(-most // size))
+    return (fetch_batch(split, part) for part in torch.linspace(0, len(split) - 1, most).long().split(size))
+
+
+def device_of(net: nn.Module) -> torch.device:
+    """Return where a net lies; a net without parameters is taken to be on the CPU."""
+    return next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
 
 
 def batch_size_for(preprocessing: Preprocessing) -> int:

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from conviction import runs
-from conviction.assembly import Assembly, assemble
+from conviction.assembly import Assembly, assemble, count_params
 from conviction.data.augmentation import Augmentation, augment
 from conviction.data.batches import batches, count_batches
 from conviction.data.downloading import Progress
 from conviction.data.records import Data
-from conviction.errors import DivergedError
+from conviction.errors import DivergedError, UsageError
 from conviction.evaluation import answer_split, worst_mistakes
-from conviction.metrics import Evaluation, measure_answers
+from conviction.metrics import measure_answers, measure_loss_and_top1
 from conviction.recipe import Recipe
 from conviction.report import write_report
 from conviction.runs import Epoch, Run
@@ -79,14 +79,49 @@ def fit_events(
     if going_on:
         run = runs.read_run(Path(out or ""))
         if run.finished:
+            if isinstance(net, nn.Module):
+                run.__dict__["net"] = run.load_weights(net)
+            yield Note("the run is finished: nothing is left to do")
             return run
-        recipe = run.recipe
-        yield Note("going on with the run's own recipe")
-    made = assemble(net, data, recipe, data_root, progress)
-    run = made.begin(Path(out) if going_on and out is not None else runs.new_folder(out, made.name))
+        given, recipe = recipe, run.recipe
+        yield Note("going on with the run's own recipe" + _left_aside(given, recipe))
+        made = _the_same(assemble(net, data, recipe, data_root, progress), run)
+    else:
+        made = assemble(net, data, recipe, data_root, progress)
+        _refuse_inside(out, made)
+        run = made.begin(runs.new_folder(out, made.name))
     for text in run.notes:
         yield Note(text)
     return (yield from _Fit(run, made, resume).events())
+
+
+def _refuse_inside(out: str | Path | None, made: Assembly) -> None:
+    """Refuse to write into the folder of the data: a run in it would be read as a class by the next."""
+    source, folder = Path(made.sources.data or ""), Path(out or "runs").absolute()
+    if source.is_absolute() and source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
+        raise UsageError("the run's folder would lie inside the data", printable(folder), "choose another --out")
+
+
+def _left_aside(given: Recipe, own: Recipe) -> str:
+    """Name the knobs that were given for a run that goes on with others."""
+    default = Recipe().to_dict()
+    names = [name for name, value in given.to_dict().items() if value not in (default[name], own.to_dict()[name])]
+    return f"; left aside: {', '.join(names)}" if names else ""
+
+
+def _the_same(made: Assembly, run: Run) -> Assembly:
+    """Return what was assembled again for a run, with the preprocessing that it began with; another is refused."""
+    theirs, ours = made.data.preprocessing, run.preprocessing
+    for what, now, then in (
+        ("net", made.sources.net, run.sources.net),
+        ("data", made.sources.data or made.data.name, run.sources.data or made.data.name),
+        ("classes", made.data.classes, run.classes),
+        ("image", theirs.image, ours.image),
+    ):
+        if now != then:
+            raise UsageError(f"the run was begun with another {what}: {printable(then)}", printable(run.folder),
+                             "resume it with the same net and data, or choose another --out")  # fmt: skip
+    return dataclasses.replace(made, data=dataclasses.replace(made.data, preprocessing=ours))
 
 
 class _Fit:
@@ -114,7 +149,7 @@ class _Fit:
 
     def events(self) -> Generator[Event, None, Run]:
         """Go the whole way."""
-        params = sum(parameter.numel() for parameter in self.net.parameters())
+        params = count_params(self.net)
         assert self.recipe.epochs is not None
         self._go_on()
         runs.write_run(self.run)
@@ -125,7 +160,9 @@ class _Fit:
                 if isinstance(event, Epoch):
                     track.write(event)
                 yield event
-        yield Note("evaluating on the test split" if self.data.test else "no test split: evaluating on validation")
+        yield Note(
+            "evaluating on the test split" if self.data.test is not None else "no test split: evaluating on validation"
+        )
         return self._finish(params)
 
     def _go_on(self) -> None:
@@ -173,14 +210,14 @@ class _Fit:
     def _end_epoch(self, steps: list[Step], seconds: float) -> Epoch:
         """Measure the epoch; `seconds` is all its training took, waiting for data included."""
         images = sum(step.images for step in steps)
-        valid = self._measure("valid")
+        loss, top1 = measure_loss_and_top1(*self._answers("valid"))
         return Epoch(
             epoch=len(self.history) + 1,
             lr=steps[-1].lr,
             train_loss=sum(float(step.loss) * step.images for step in steps) / images,
             train_top1=sum(int(step.correct) for step in steps) / images,
-            valid_loss=valid.loss,
-            valid_top1=valid.top1,
+            valid_loss=loss,
+            valid_top1=top1,
             seconds=round(seconds, 3),
             images_per_second=round(images / seconds, 1),
         )
@@ -209,14 +246,11 @@ class _Fit:
             most=most,
         )
 
-    def _measure(self, split: str, most: int | None = None) -> Evaluation:
-        return measure_answers(*self._answers(split, most), self.data.classes, split)
-
     def _finish(self, params: int) -> Run:
         """Evaluate the weights that did best on validation, once, on the test split; write the results and report."""
         self.run.load_weights(self.net)
         self.training.average = None  # from here on the best weights are evaluated
-        split = "test" if self.data.test else "valid"
+        split = "valid" if self.data.test is None else "test"
         logits, labels = self._answers(split)
         test = measure_answers(logits, labels, self.data.classes, split)
         best = max(self.history, key=lambda row: (row.valid_top1, row.epoch))
@@ -224,15 +258,15 @@ class _Fit:
         result = {
             "run": str(self.run.folder), "net": self.net_name, "data": self.data.name, "epochs": len(self.history),
             "top1": test.top1, "top5": test.top5, "interval": list(test.interval), "split": split,
-            "train_top1": self._measure("train", _TRAIN_SAMPLE).top1, "valid_top1": best.valid_top1,
-            "best_epoch": best.epoch, "seconds": round(self.seconds, 2),
+            "train_top1": measure_loss_and_top1(*self._answers("train", _TRAIN_SAMPLE))[1],
+            "valid_top1": best.valid_top1, "best_epoch": best.epoch, "seconds": round(self.seconds, 2),
             "images_per_second": sorted(row.images_per_second for row in self.history)[len(self.history) // 2],
             "lr": recipe.lr, "optimizer": recipe.optimizer, "batch_size": self.batch_size, "params": params,
             "image": list(self.data.image), "findings": [],
         }  # fmt: skip
         self.run = dataclasses.replace(self.run, result=result)
         mistakes = worst_mistakes(logits, labels, self.data.splits[split])
+        runs.write_run(self.run)  # before the report: what was reached is not lost where that cannot be written
         write_report(self.run, test, mistakes, self.data.splits[split])
-        runs.write_run(self.run)
         self.run.__dict__.update(net=self.net, data=self.data)  # as they are, rather than made again when asked for
         return self.run

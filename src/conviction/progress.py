@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -40,8 +42,9 @@ class Lines:
         self.stream, self.every, self.last = stream, every, time.monotonic()
 
     def line(self, text: str) -> None:
-        """Show a line."""
-        print(text, file=self.stream, flush=True)
+        """Show a line; a stream that nobody reads any more is no reason to stop a run."""
+        with contextlib.suppress(OSError, ValueError):
+            print(text, file=self.stream, flush=True)
         self.last = time.monotonic()
 
     def status(self, text: str, done: float) -> None:
@@ -62,7 +65,7 @@ class Terminal:
 
         self.bar = Progress(
             BarColumn(30), TextColumn("{task.description}", markup=False),
-            console=Console(file=stream, highlight=False), transient=True, refresh_per_second=8,
+            console=Console(file=stream, highlight=False, emoji=False), transient=True, refresh_per_second=8,
         )  # fmt: skip
         self.task = self.bar.add_task("", total=1.0)
         self.bar.start()
@@ -109,7 +112,7 @@ class Notebook:
 
 def choose_display(stream: TextIO | None = None) -> Display:
     """Return the display that fits where we are."""
-    stream = stream or sys.stderr
+    stream = stream or sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123 (a process without stderr)
     if "ipykernel" in sys.modules:
         from IPython.display import display  # ty: ignore[import-not-found]  # there whenever a kernel runs
 
@@ -155,13 +158,16 @@ def follow(events: Generator[Event, None, Run], display: Display | None = None) 
                 display.line(printable(event.text))
     except StopIteration as stop:
         return stop.value
+    except KeyboardInterrupt:  # say where to go on
+        raise KeyboardInterrupt(str(started.folder) if started else "") from None
     finally:
         display.close()
 
 
 def _start_line(event: Started) -> str:
     return (f"{printable(event.net)} on {printable(event.data)}: {format_count(event.params)} parameters, "
-            f"{event.epochs} epochs of {event.steps_per_epoch} steps -> {printable(event.folder)}")  # fmt: skip
+            f"{event.epochs} epochs of {event.steps_per_epoch} steps -> {printable(event.folder)}\n"
+            f"(loss and top-1 of training, then of validation)")  # fmt: skip
 
 
 def _status_line(step: Any, started: Started, rate: float, steps: int) -> str:
@@ -173,7 +179,6 @@ def _status_line(step: Any, started: Started, rate: float, steps: int) -> str:
 
 def _epoch_line(row: Epoch, epochs: int) -> str:
     width = len(str(epochs))
-    return (f"epoch {row.epoch:>{width}}/{epochs}"
-            f"  train loss {row.train_loss:.4f} top-1 {format_percent(row.train_top1)}"
-            f"  valid loss {row.valid_loss:.4f} top-1 {format_percent(row.valid_top1)}"
+    return (f"epoch {row.epoch:>{width}}/{epochs}  train {row.train_loss:.4f} {format_percent(row.train_top1)}"
+            f"  valid {row.valid_loss:.4f} {format_percent(row.valid_top1)}"
             f"  {row.images_per_second:,.0f} images/s  {format_seconds(row.seconds)}")  # fmt: skip

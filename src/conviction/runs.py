@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import json
-import math
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +15,17 @@ from typing import Any
 from torch import nn
 
 from conviction import data as data_room
+from conviction.data.folder import load as load_pictures
 from conviction.data.records import Data, Preprocessing
 from conviction.errors import DataError, UsageError, WeightsError
 from conviction.nets import build
 from conviction.recipe import Recipe, format_toml, read_recipe
-from conviction.storage import explain_os_error, make_folder, write_text
-from conviction.text import printable
+from conviction.storage import explain_os_error, make_folder, refusing, write_text
+from conviction.text import list_some, printable
 from conviction.training.checkpoint import load_state, read_tensors
 
+# What a run writes beside run.json.
+FILES = ("recipe.toml", "history.csv", "report.html", "checkpoints")
 BEST, LAST = Path("checkpoints/best.safetensors"), Path("checkpoints/last.safetensors")
 
 
@@ -41,7 +44,7 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Origin:
+class Sources:
     """How the net and the data of a run were made, so that `load` can make them again; None where it cannot."""
 
     net: str | None
@@ -55,7 +58,7 @@ class Run:
     """A run, finished or not. `result` holds the fields of `conviction fit --json`, empty until the run is finished."""
 
     folder: Path
-    origin: Origin
+    sources: Sources
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     recipe: Recipe
@@ -78,11 +81,21 @@ class Run:
 
     @cached_property
     def net(self) -> nn.Module:
-        """The net with the weights that did best on validation, in eval mode on the CPU."""
-        if self.origin.net is None:
+        """The net with the weights that did best on validation, in eval mode.
+
+        After `fit` it is the very net that was trained, on its device; of a loaded run it is built anew on the CPU.
+        """
+        if self.sources.net is None:
             raise WeightsError("the run's net was not built by name", printable(self.folder),
                                "make it yourself and call run.load_weights(net)")  # fmt: skip
-        made = build(self.origin.net, len(self.classes), self.preprocessing.image, **self.origin.net_options)
+        try:
+            made = build(self.sources.net, len(self.classes), self.preprocessing.image, **self.sources.net_options)
+        except (TypeError, UsageError) as error:
+            what, remedy = (
+                f"the run's net cannot be built: {printable(error)}",
+                "make it and call run.load_weights(net)",
+            )
+            raise WeightsError(what, printable(self.folder), remedy) from error
         return self.load_weights(made)
 
     def load_weights(self, net: nn.Module) -> nn.Module:
@@ -95,9 +108,9 @@ class Run:
     @cached_property
     def data(self) -> Data:
         """The run's data, opened again."""
-        if self.origin.data is None:
+        if self.sources.data is None:
             raise DataError("the run's data came from Python", printable(self.folder), "pass the data yourself")
-        return data_room.open_data(self.origin.data, **self.origin.data_options)
+        return load_pictures(data_room.open_data(self.sources.data, **self.sources.data_options))
 
 
 def new_folder(out: str | Path | None, net_name: str) -> Path:
@@ -122,11 +135,21 @@ def new_folder(out: str | Path | None, net_name: str) -> Path:
 
 def refuse_taken(folder: Path) -> None:
     """Raise `UsageError` where a new run cannot go: a folder that already holds one, or a file."""
-    if holds_run(folder):
-        raise UsageError("this folder already holds a run", printable(folder),
-                         "choose another --out, or go on with --resume")  # fmt: skip
-    if folder.exists() and not folder.is_dir():
-        raise UsageError("--out is a file", printable(folder), "name a folder")
+    with refusing(folder):
+        if holds_run(folder) and not _unborn(folder):
+            raise UsageError("this folder already holds a run", printable(folder),
+                             "choose another --out, or go on with --resume")  # fmt: skip
+        if folder.exists() and not folder.is_dir():
+            raise UsageError("--out is a file", printable(folder), "name a folder")
+        theirs = [name for name in FILES if (folder / name).exists() and not holds_run(folder)]
+    if theirs:
+        raise UsageError(f"this folder holds {list_some(theirs)} that no run wrote", printable(folder),
+                         "choose another --out, so that nothing is overwritten")  # fmt: skip
+
+
+def _unborn(folder: Path) -> bool:
+    """Whether a run ended before its first epoch was saved: nothing is lost when another takes its place."""
+    return not (folder / LAST).exists() and not (folder / BEST).exists() and not (folder / "report.html").exists()
 
 
 def holds_run(folder: Path) -> bool:
@@ -136,20 +159,22 @@ def holds_run(folder: Path) -> bool:
 
 def write_run(run: Run) -> None:
     """Write what is known of a run: recipe.toml, run.json, history.csv."""
-    make_folder(run.folder / "checkpoints")
-    used = {"net": run.origin.net, "data": run.origin.data, "classes": run.classes}
-    write_text(run.folder / "recipe.toml", format_toml(run.recipe, used))
+    make_folder(run.folder)
+    used = {"net": run.sources.net, "data": run.sources.data, "classes": run.classes}
     record = {
         "format": 1,
-        "origin": dataclasses.asdict(run.origin),
+        "sources": dataclasses.asdict(run.sources),
         "classes": run.classes,
         "preprocessing": run.preprocessing.to_dict(),
         "result": run.result,
         "environment": run.environment,
         "notes": run.notes,
     }
-    write_text(run.folder / "history.csv", format_history(run.history))
+    # First what tells that the folder holds a run of ours: whoever finds only half of the rest knows whose it is.
     write_text(run.folder / "run.json", json.dumps(record, indent=1) + "\n")
+    write_text(run.folder / "recipe.toml", format_toml(run.recipe, used))
+    write_text(run.folder / "history.csv", format_history(run.history))
+    make_folder(run.folder / "checkpoints")
 
 
 def format_history(history: tuple[Epoch, ...]) -> str:
@@ -165,24 +190,29 @@ def read_run(folder: str | Path) -> Run:
     """Read a finished or interrupted run; raises `WeightsError` where there is none or it cannot be read."""
     folder = Path(folder)
     remedy = "give a run folder that `conviction fit` wrote"
-    if not folder.is_dir():
+    try:
+        there, holds = folder.is_dir(), holds_run(folder)
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise WeightsError(f"the run cannot be opened: {os.strerror(error.errno or 0).lower()}", printable(folder),
+                           remedy) from error  # fmt: skip
+    if not there:
         raise WeightsError("no such run", printable(folder), remedy)
-    if not holds_run(folder):
+    if not holds:
         raise WeightsError("this folder holds no run", printable(folder), remedy)
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         return Run(
             folder=folder,
-            origin=Origin(**record["origin"]),
-            classes=tuple(record["classes"]),
+            sources=_checked_sources(record["sources"]),
+            classes=tuple(_checked_words(record["classes"])),
             preprocessing=Preprocessing.from_dict(record["preprocessing"]),
             recipe=read_recipe(folder / "recipe.toml"),
             history=_read_history(folder / "history.csv"),
             result=record["result"],
             environment=record["environment"],
-            notes=tuple(record["notes"]),
+            notes=tuple(_checked_words(record["notes"])),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"the run cannot be read: {printable(error)}", printable(folder), remedy) from error
 
 
@@ -194,6 +224,15 @@ def _read_history(path: Path) -> tuple[Epoch, ...]:
         )
 
 
-def finite(value: float) -> float | None:
-    """Return a number as JSON may hold it: `None` where it is not finite."""
-    return value if math.isfinite(value) else None
+def _checked_words(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise ValueError("run.json holds something else where words are expected")
+    return value
+
+
+def _checked_sources(value: dict[str, Any]) -> Sources:
+    sources = Sources(**value)
+    words = all(word is None or isinstance(word, str) for word in (sources.net, sources.data))
+    if not words or not isinstance(sources.net_options, dict) or not isinstance(sources.data_options, dict):
+        raise ValueError("run.json does not tell the run's net and data")
+    return sources

@@ -70,7 +70,7 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: It
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return ` (did you mean ...?)` with the nearest known words, or an empty string when none is near."""
     near = difflib.get_close_matches(word.lower(), list(known), n=3, cutoff=0.6)
-    return f" (did you mean {' or '.join(near)}?)" if near else ""
+    return f" (did you mean {' or '.join(map(printable, near))}?)" if near else ""
 
 
 def list_some(names: Sequence[str], most: int = 5) -> str:

@@ -88,6 +88,13 @@ def test_fit_evaluate_predict(capsys: pytest.CaptureFixture[str], photos: Path, 
     audit = json.loads(out)
     assert code == 0 and audit["images"] == 24 and audit["classes"] == ["bright", "dark"]
     assert {"classes", "counts", "images", "broken", "duplicates", "leaks", "warnings"} <= set(audit)
+    refused(capsys, 2, "predict", out_folder, photos, "--top", 0)
+    (photos / "dark" / "broken.png").write_bytes(b"nothing")
+    code, out, _ = call(capsys, "predict", out_folder, photos / "dark", "--json")
+    broken = [row for row in json.loads(out)["rows"] if "error" in row]
+    assert code == 0 and [Path(row["file"]).name for row in broken] == ["broken.png"] and broken[0]["label"] is None
+    assert "broken.png" in refused(capsys, 3, "predict", out_folder, photos / "dark" / "broken.png")
+    (photos / "dark" / "broken.png").unlink()
     for verb, words in (("evaluate", [out_folder]), ("predict", [out_folder, photos]), ("data", [photos])):
         code, out, _ = call(capsys, verb, *words)
         assert code == 0 and out.strip() and not out.startswith("{")
@@ -127,6 +134,11 @@ def test_bad_words_are_refused_in_one_line(capsys: pytest.CaptureFixture[str], p
     refused(capsys, 2, *fit, "--device", "warp")
     refused(capsys, 4, "evaluate", tmp_path / "nowhere")
     refused(capsys, 4, "predict", photos, photos)
+    refused(capsys, 4, "evaluate", "x" * 300)
+    refused(capsys, 3, "data", "x" * 300)
+    refused(capsys, 5, *fit[:3], "--out", "x" * 300)
+    refused(capsys, 2, "data", "")
+    refused(capsys, 2, *fit, "--device", "cuda:999")
     bad = tmp_path / "bad.toml"
     bad.write_text("lr = nan\n")
     assert "recipe key lr" in refused(capsys, 2, *fit, "--recipe", bad)
@@ -156,7 +168,7 @@ def test_broken_folders_are_refused_in_one_line(
     for file in (photos / "bright").iterdir():
         file.unlink()
     (photos / "bright").rmdir()
-    assert "one class" in fit(photos) or "dark" in fit(photos)
+    assert "one class only (dark)" in fit(photos)
     fit(tmp_path / "nowhere")
     assert not (tmp_path / "run").exists()
 
@@ -194,6 +206,20 @@ def test_a_disk_that_fills_up_is_one_line(photos: Path, tmp_path: Path) -> None:
     assert done.returncode == 5 and len(errors) == 1 and "Traceback" not in done.stderr, done.stderr
     assert "file too large" in errors[0] and "checkpoints" in errors[0] and " - " in errors[0]
     assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+def test_closed_streams_and_narrow_encodings_are_no_bugs(photos: Path, tmp_path: Path) -> None:
+    (photos / "dark").rename(photos / "dunkel-ü-😀")
+    python = f"{sys.executable} -m conviction"
+    for command, code in (
+        (f"{python} nets >&-", 0),
+        (f"{python} fit vgg1 x --json 2>&-", 2),
+        (f"{python} nets >/dev/full", 5),
+        (f"PYTHONIOENCODING=ascii {python} data {photos}", 0),
+    ):
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+        assert done.returncode == code and "bug" not in done.stderr, (command, done.stderr)
+        assert "error:" not in done.stdout
 
 
 def test_parse_image() -> None:

@@ -15,6 +15,8 @@ from PIL import Image
 
 from conviction.data.audit import Audit, audit_data, audit_folder
 from conviction.data.folder import read_folder
+from conviction.data.held import Held
+from conviction.data.records import Data, Preprocessing, Split
 from conviction.errors import DataError
 
 
@@ -244,3 +246,15 @@ def test_an_audit_reads_as_text() -> None:
     assert "1 cannot be read:\n  train/ant/\\n.jpg: cut short" in text
     assert "2 groups of equal pictures:\n  a.jpg, b.jpg\n  c.jpg, d.jpg" in text
     assert "... and 5 more (all with --json)" in text and "warning 20" not in text
+
+
+def test_floats_that_are_no_numbers_are_counted_as_broken():
+    pictures = torch.rand(12, 1, 4, 4)
+    pictures[3, 0, 0, 0], pictures[5, 0, 1, 1] = torch.nan, torch.inf
+    split = Split(Held(pictures), torch.arange(12) % 2)
+    sizes = Preprocessing((1, 4, 4), (4, 4), (4, 4), (0.0,), (1.0,), "own")
+    audit = audit_data(Data("floats", ("a", "b"), split, split, None, sizes, lambda size: None))
+    reason = "some pixels are not finite numbers"
+    assert audit.broken == tuple((f"{kind} #{index}", reason) for kind in ("train", "valid") for index in (3, 5))
+    assert audit.images == 20
+    assert audit.counts["train"] == {"a": 6, "b": 4}

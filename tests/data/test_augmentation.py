@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from conviction.data.augmentation import Augmentation, augment
 from conviction.data.draws import draw, draw_beta, mixed
-from conviction.data.records import Batch, Preprocessing
+from conviction.data.records import Batch, Preprocessing, Scale
 
 EVERYTHING = [
     Augmentation(flip=True, crop="shift", erase=0.5),
@@ -45,14 +46,15 @@ def run(
     return augment(batch, frame, augmentation, seed=seed, epoch=epoch, num_classes=5)
 
 
-def plain(size: int = 12) -> Preprocessing:
+def plain(size: int = 12, scale: Scale = "uint8") -> Preprocessing:
     """No standardisation, so that pixels can be compared."""
-    return Preprocessing((1, size, size), (size, size), (size, size), (0.0,), (1.0,))
+    return Preprocessing((1, size, size), (size, size), (size, size), (0.0,), (1.0,), scale)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 @pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
 def test_off_is_the_preprocessing_bit_for_bit(frame: Preprocessing, dtype: torch.dtype) -> None:
+    frame = dataclasses.replace(frame, scale="uint8" if dtype == torch.uint8 else "own")
     batch = make_batch(frame, dtype=dtype)
     images, targets = run(batch, frame, Augmentation())
     assert torch.equal(images, frame.apply(batch.pictures))
@@ -172,7 +174,7 @@ def test_mixed_targets_tell_what_was_mixed(mix: dict[str, float]) -> None:
     # A picture's pixels are its class / 4, so the mean of a mixture is the mean of its target.
     labels = torch.arange(64) % 5
     pictures = (labels.float() / 4).view(-1, 1, 1, 1).expand(-1, 1, 16, 16).contiguous()
-    frame = plain(16)
+    frame = plain(16, "own")
     images, targets = run(Batch(pictures, labels, torch.arange(64)), frame, Augmentation(**mix))
     assert targets.shape == (64, 5)
     assert targets.dtype == torch.float32
@@ -189,8 +191,8 @@ def test_cutmix_patches_whole_pixels_and_mixup_blends() -> None:
     labels = torch.arange(40) % 2
     pictures = labels.float().view(-1, 1, 1, 1).expand(-1, 1, 16, 16).contiguous()
     batch = Batch(pictures, labels, torch.arange(40))
-    patched, _ = run(batch, plain(16), Augmentation(cutmix=1.0))
-    blended, _ = run(batch, plain(16), Augmentation(mixup=1.0))
+    patched, _ = run(batch, plain(16, "own"), Augmentation(cutmix=1.0))
+    blended, _ = run(batch, plain(16, "own"), Augmentation(mixup=1.0))
     assert set(patched.unique().tolist()) == {0.0, 1.0}
     assert (blended.flatten(1).std(1) == 0).all()
 

@@ -32,6 +32,13 @@ class Streaming:
         return indices.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
 
 
+class Noisy(Streaming):
+    """Pictures that differ each time they are fetched, as a user's random transforms make them."""
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        return torch.rand(len(indices), 1, 4, 4)
+
+
 def held() -> Split:
     return Split(Held(Streaming().fetch(torch.arange(COUNT))), torch.arange(COUNT) % 7)
 
@@ -103,3 +110,20 @@ def test_a_refusal_in_a_worker_arrives_as_it_was(workers: int) -> None:
     with pytest.raises(DataError) as caught:
         read(streaming(broken=20), workers=workers)
     assert str(caught.value) == "the picture cannot be read, photo20.jpg - remove it"
+
+
+def test_a_users_own_randomness_differs_by_epoch_and_seed_in_workers_and_can_be_had_again() -> None:
+    def pixels(**changes: object) -> Tensor:
+        return torch.cat([batch.pictures for batch in read(Split(Noisy(), torch.zeros(COUNT)), workers=1, **changes)])
+
+    first = pixels(epoch=1)
+    assert torch.equal(first, pixels(epoch=1))
+    assert not (first == pixels(epoch=2)).any()
+    assert not (first == pixels(epoch=1, seed=4)).any()
+
+
+def test_records_with_tensors_can_be_compared() -> None:
+    assert held() != held()
+    split, batch = held(), read(held())[0]
+    assert split == split and split.source == split.source and batch == batch
+    assert len({split, split, batch}) == 2

@@ -2,7 +2,9 @@
 
 import os
 import socket
+import struct
 import unicodedata
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -11,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from conviction.data import photographs
+from conviction.data import audit_any, open_data, photographs
 from conviction.data.folder import MEASURED_PICTURES, load, read_folder
-from conviction.data.listing import list_folder
+from conviction.data.listing import list_folder, pictures_below
 from conviction.data.photographs import Photographs, available_bytes, held_kinds
 from conviction.data.splitting import hold_out_files, same_contents
 from conviction.errors import DataError, UsageError
@@ -482,3 +484,89 @@ def test_load_leaves_other_data_alone(tmp_path):
     assert load(data) is data
     assert isinstance(data.train.source, Photographs)
     assert data.train.source.held is not None
+
+
+def test_mean_and_deviation_do_not_depend_on_the_size_asked_for(tmp_path):
+    for name in ("a", "b"):
+        for number in range(4):
+            picture(tmp_path / name / f"{number}.png", seed=number + ord(name), size=(60 + number, 90))
+    own, asked = read_folder(tmp_path), read_folder(tmp_path, image_size=16)
+    assert own.resized(16).preprocessing == asked.preprocessing
+    assert own.preprocessing.mean == asked.preprocessing.mean
+    assert own.preprocessing.std == asked.preprocessing.std
+    pictures = own.train.source.fetch(torch.arange(len(own.train))).double() / 255
+    assert own.preprocessing.mean == pytest.approx(pictures.mean((0, 2, 3)).tolist(), abs=1e-9)
+
+
+def test_measuring_passes_over_what_broke_since(tmp_path):
+    photos(tmp_path, {"a": 6, "b": 6})
+    sound = read_folder(tmp_path, test_share=0)
+    other = read_folder(tmp_path, test_share=0, valid_share=0.4)
+    gone = sorted(set(sound.train.names) - set(other.train.names))
+    assert gone
+    for file in gone:
+        (tmp_path / file).write_bytes(b"")
+    assert sound.resizer.measured().mean == pytest.approx(other.preprocessing.mean, abs=1e-9)
+    for file in sound.train.names:
+        (tmp_path / file).write_bytes(b"")
+    with pytest.raises(DataError, match=f"{len(sound.train)} pictures cannot be read"):
+        sound.resizer.measured()
+
+
+def spoil_pixels(path: Path) -> None:
+    """Make a PNG's pixel data nonsense and its checksum right, so that only decoding shows it."""
+    content = path.read_bytes()
+    start = content.index(b"IDAT")
+    (length,) = struct.unpack(">I", content[start - 4 : start])
+    chunk = b"IDAT" + bytes(length)
+    path.write_bytes(content[:start] + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[start + length + 8 :])
+
+
+@pytest.mark.parametrize("on_bad", ["stop", "skip"])
+def test_load_decodes_what_streams_once_and_keeps_nothing(tmp_path, monkeypatch, on_bad):
+    photos(tmp_path, {"a": 10, "b": 10})
+    spoil_pixels(tmp_path / "a" / "003.png")
+    monkeypatch.setattr(photographs, "available_bytes", lambda: 0)
+    data = read_folder(tmp_path, on_bad=on_bad)
+    assert all(split.source.streams for split in data.splits.values())
+    if on_bad == "stop":
+        with pytest.raises(DataError, match=r"1 picture cannot be read: a/003\.png \(a broken picture"):
+            load(data)
+        return
+    decoded = []
+    read = photographs.read_pixels
+    monkeypatch.setattr(photographs, "read_pixels", lambda path, *how: (decoded.append(path), read(path, *how))[1])
+    loaded = load(data)
+    assert len(decoded) == len(set(decoded)) == 20
+    assert load(loaded) is loaded
+    assert len(decoded) == 20
+    assert sum(map(len, loaded.splits.values())) == 19
+    assert "left out 1 pictures that cannot be read: a/003.png" in loaded.notes[-1]
+    for split in loaded.splits.values():
+        assert split.source.held is None
+        assert len(split.source.fetch(torch.arange(len(split)))) == len(split.labels)
+
+
+def test_pictures_below_follow_the_rules_of_the_listing(tmp_path):
+    root = tmp_path / "root"
+    for name in ("b/2.png", "b/x/1.JPG", "1.png", ".hidden/1.png", "__MACOSX/1.png", "b/._1.png", "b/notes.txt"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(root / "p.png").rename(root / name)
+    outside = picture(tmp_path / "outside.png")
+    (root / "b" / "outside.png").symlink_to(outside)
+    (root / "b" / "inside.png").symlink_to(root / "1.png")
+    (root / "b" / "up").symlink_to(root)
+    assert pictures_below(root) == [root / name for name in ("1.png", "b/2.png", "b/inside.png", "b/x/1.JPG")]
+    (tmp_path / "alias").symlink_to(root)
+    assert pictures_below(tmp_path / "alias")[0] == tmp_path / "alias" / "1.png"
+    with pytest.raises(DataError, match="no such folder"):
+        pictures_below(tmp_path / "gone")
+    (tmp_path / "none").mkdir()
+    assert pictures_below(tmp_path / "none") == []
+
+
+def test_a_path_that_cannot_be_opened_is_refused_as_data():
+    for open_path in (open_data, audit_any):
+        with pytest.raises(DataError, match="cannot be opened: file name too long") as caught:
+            open_path("x" * 300)
+        assert len(str(caught.value).splitlines()) == 1

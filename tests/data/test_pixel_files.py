@@ -80,8 +80,11 @@ def test_csv_of_floats_and_label_last(tmp_path: Path) -> None:
     whole = read_pixel_file(write_csv(tmp_path / "a.csv", rows, LABELS, form="{}.0"))
     assert contents(whole, "train", "valid") == expected(pictures, LABELS)
     scaled = read_pixel_file(write_csv(tmp_path / "b.csv", rows / 255, LABELS, form="{:.6f}"))
-    assert scaled.train.source.fetch(torch.tensor([0])).dtype == torch.float32
-    assert scaled.preprocessing.mean == pytest.approx(whole.preprocessing.mean, abs=1e-4)
+    assert contents(scaled, "train", "valid") == expected(pictures, LABELS)
+    own = read_pixel_file(write_csv(tmp_path / "d.csv", rows / 300, LABELS, form="{:.6f}"))
+    assert own.train.source.fetch(torch.tensor([0])).dtype == torch.float32
+    assert own.preprocessing.mean == pytest.approx([mean * 0.85 for mean in whole.preprocessing.mean], abs=1e-4)
+    assert (whole.preprocessing.scale, own.preprocessing.scale) == ("uint8", "own")
     lines = [",".join([*(f"p{i}" for i in range(784)), "class"])]
     lines += [",".join(map(str, [*row, label])) for row, label in zip(rows, LABELS, strict=True)]
     (tmp_path / "c.csv").write_text("﻿" + "\r\n".join(lines), encoding="utf-8")
@@ -170,6 +173,9 @@ LAYOUTS = {
     "NCHW": lambda pictures: pictures,
     "NHWC": lambda pictures: np.moveaxis(pictures, 1, 3),
     "int64": lambda pictures: pictures.astype(np.int64),
+    "whole floats": lambda pictures: pictures.astype(np.float64),
+    "float32 of 0 to 1": lambda pictures: pictures.astype(np.float32) / 255,
+    "float64 of 0 to 1": lambda pictures: pictures / 255,
 }
 KEYS = [("x_train", "y_train"), ("images", "labels"), ("x", "y"), ("X", "Y")]
 
@@ -247,3 +253,22 @@ def test_the_split_follows_seed_and_share(tmp_path: Path) -> None:
     first, second = read_pixel_file(path, valid_share=0.2), read_pixel_file(path, valid_share=0.2, seed=1)
     assert len(first.valid) == 6
     assert contents(first, "valid") != contents(second, "valid")
+
+
+@pytest.mark.parametrize("spoilt", [0.002, -1 / 255, 1.5], ids=["between", "below", "above"])
+def test_one_value_that_is_no_byte_keeps_all_floats(tmp_path: Path, spoilt: float) -> None:
+    pictures = make_pictures(count=600) / 255
+    pictures[599, 0, 5, 5] = spoilt
+    np.savez(tmp_path / "a.npz", x=pictures, y=np.arange(600) % 3)
+    data = read_pixel_file(tmp_path / "a.npz")
+    assert data.train.source.fetch(torch.tensor([0])).dtype == torch.float32
+    assert data.preprocessing.scale == "own"
+
+
+def test_both_parts_get_one_scale(tmp_path: Path) -> None:
+    bright, dark = make_pictures(), make_pictures(count=6) % 2
+    for factor in (1.0, 1 / 255):
+        np.savez(tmp_path / "a.npz", x_train=bright * factor, y_train=LABELS, x_test=dark * factor, y_test=LABELS[:6])
+        assert contents(read_pixel_file(tmp_path / "a.npz"), "test") == expected(dark, LABELS[:6])
+    np.savez(tmp_path / "a.npz", x_train=bright, y_train=LABELS, x_test=dark / 300, y_test=LABELS[:6])
+    check_refused(tmp_path / "a.npz", "the test pixels are float32, those to train on uint8, .*key x_test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,10 +11,21 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+)
 
 from conviction.data.batches import batches, count_batches
-from conviction.data.records import Batch, Data, Split
+from conviction.data.examples import Expected, as_picture
+from conviction.data.records import Batch, Data, Preprocessing, Split
 from conviction.data.wrapped import from_loaders
 from conviction.errors import DataError
 
@@ -93,6 +105,8 @@ def test_grey_and_float_pictures_keep_channels_and_scale() -> None:
     grey = from_loaders(Photos("grey"), Photos("grey"))
     assert grey.image == (1, 8, 6)
     floats = from_loaders(Photos("float"), Photos("float"))
+    assert (grey.preprocessing.scale, floats.preprocessing.scale) == ("uint8", "own")
+    assert floats.resized(20).preprocessing.scale == "own"
     images = floats.preprocessing.apply(read(floats.train)[0].pictures)
     assert images.dtype == torch.float32
     whole = torch.cat([floats.preprocessing.apply(batch.pictures) for batch in read(floats.train)])
@@ -252,3 +266,78 @@ def test_labels_out_of_the_named_classes_are_refused() -> None:
         from_loaders(held, held, classes=["a", "b"])
     with pytest.raises(DataError, match="two classes have the same name"):
         from_loaders(held, held, classes=["a", "a"])
+
+
+def test_a_loader_tells_its_batch_size() -> None:
+    def size(loader: Any) -> int:
+        return from_loaders(loader, Photos()).train.source.batch_size
+
+    assert size(DataLoader(Photos(), batch_size=7)) == 7
+    assert size(DataLoader(Photos(), batch_sampler=BatchSampler(SequentialSampler(Photos()), 9, False))) == 9
+    assert size(DataLoader(Stream(10), batch_size=None, collate_fn=pair_up)) == 1
+    assert not hasattr(from_loaders(Photos(), Photos()).train.source, "batch_size")
+
+
+class Shuffling(BatchSampler):
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(torch.randperm(COUNT).view(-1, 8).tolist())
+
+
+def test_a_loader_tells_whether_its_order_is_fixed() -> None:
+    def ordered(loader: Any) -> bool:
+        return from_loaders(loader, Photos()).train.source.ordered
+
+    photos = Photos()
+    assert ordered(DataLoader(photos, batch_size=7))
+    assert ordered(DataLoader(photos, batch_sampler=BatchSampler(SequentialSampler(photos), 9, False)))
+    assert not ordered(DataLoader(photos, batch_size=7, shuffle=True))
+    assert not ordered(DataLoader(photos, batch_sampler=BatchSampler(RandomSampler(photos), 9, False)))
+    assert not ordered(DataLoader(photos, batch_sampler=[[3, 1], [2, 0]]))  # its `sampler` says Sequential
+    assert not ordered(DataLoader(photos, batch_sampler=Shuffling(SequentialSampler(photos), 9, False)))
+    assert not ordered(DataLoader(Stream(), batch_size=9))
+
+
+def test_held_pictures_are_all_looked_at_for_numbers_that_are_none() -> None:
+    def tensors(spoilt: float) -> TensorDataset:
+        pictures = torch.rand(1500, 1, 4, 4)
+        pictures[1001] = spoilt
+        return TensorDataset(pictures, torch.arange(1500) % 2)
+
+    for parts, kind in (((tensors(torch.nan), tensors(0)), "train"), ((tensors(0), tensors(torch.inf)), "valid")):
+        with pytest.raises(DataError, match=f"some pixels are not finite numbers, the {kind} images"):
+            from_loaders(*parts)
+
+
+def test_a_sound_batch_is_checked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, checked = from_loaders(Named(), Named()), []
+    check = Expected.check
+    monkeypatch.setattr(Expected, "check", lambda self, *given: (checked.append(len(given[0])), check(self, *given)))
+    read(data.train)
+    assert checked == [16, 16, 8]
+
+
+def test_pictures_of_another_scale_than_the_nets_are_refused() -> None:
+    own, usual = (from_loaders(Photos(form), Photos(form)).preprocessing for form in ("float", "tensor"))
+    pictures = make_pictures()
+    assert own.apply(pictures / 255).shape == usual.apply(pictures).shape
+    with pytest.raises(
+        DataError, match=r"values of the user's own scale, not on .* - give float tensors of that scale"
+    ):
+        own.apply(pictures)
+    with pytest.raises(DataError, match=r"pictures of 0 to 255 \(uint8\), these are float32 - give uint8 pictures"):
+        usual.apply(pictures / 255)
+
+
+def test_preprocessing_comes_back_with_its_scale() -> None:
+    for form, scale in (("float", "own"), ("tensor", "uint8")):
+        made = from_loaders(Photos(form), Photos(form)).preprocessing
+        written = json.loads(json.dumps(made.to_dict()))
+        assert written["scale"] == scale
+        assert Preprocessing.from_dict(written) == made
+    del written["scale"]  # as before it was recorded
+    assert Preprocessing.from_dict(written) == made
+
+
+def test_deep_grey_images_stay_grey() -> None:
+    for mode in ("I;16", "I;16B", "I", "F", "LA"):
+        assert as_picture(Image.new(mode, (6, 8)), "here").shape == (1, 8, 6), mode

@@ -79,7 +79,9 @@ def test_decisions_follow_the_circumstances() -> None:
     assert decide(Recipe(), PLAIN, AROUND)[0].image_size == 28
     assert decide(Recipe(), PLAIN, AROUND)[0].batch_size == 128
     assert decide(Recipe(), PLAIN, dataclasses.replace(AROUND, train_images=40))[0].batch_size == 10
-    assert decide(Recipe(), PLAIN, dataclasses.replace(AROUND, train_images=2))[0].batch_size == 1
+    assert decide(Recipe(), PLAIN, dataclasses.replace(AROUND, train_images=5))[0].batch_size == 2  # batch norm needs 2
+    loader = decide(Recipe(batch_size=64), PLAIN, dataclasses.replace(AROUND, batch_size=10))[0]
+    assert loader.batch_size == 10, "a loader's own batch size settles it"
 
 
 def test_images_that_are_not_square_keep_their_shape() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
 
-from conviction.errors import ConvictionError
+from conviction.errors import ConvictionError, UsageError
 from conviction.text import printable
 
 # What users of other tools type; each is accepted and its name here is told once.
@@ -29,7 +32,10 @@ def run(arguments: Sequence[str]) -> int:
 
     from conviction.cli.app import app
 
+    _prepare_streams()
     try:
+        if "" in arguments:
+            raise UsageError("an empty word was given", "", "check the variable that it came from")
         tokens = [_own_name(token) for token in arguments]
         app(tokens or ["--help"], exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
@@ -37,16 +43,32 @@ def run(arguments: Sequence[str]) -> int:
         return _refuse(f"{printable(_one_line(str(error)))} - see `conviction {_verb(arguments)}--help`", 2)
     except ConvictionError as error:
         return _refuse(_one_line(str(error)), error.exit_code)
-    except KeyboardInterrupt:
-        return _refuse("interrupted; whole epochs are saved - go on with --resume --out and the run's folder", 130)
+    except KeyboardInterrupt as interrupt:
+        folder = printable(interrupt.args[0]) if interrupt.args else ""
+        saved = f"; whole epochs are saved, {folder} - go on with --resume --out {shlex.quote(folder)}"
+        return _refuse("interrupted" + (saved if folder else " - nothing was begun"), 130)
     except BrokenPipeError:  # the reader of our output left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            return _report_bug(error)
+        return _refuse("the output cannot be written: no space left on device - write it elsewhere", 5)
     except MemoryError:
         return _refuse("out of memory - lower --batch-size or --image-size", 5)
     except Exception as error:
         return _report_bug(error)
     return 0
+
+
+def _prepare_streams() -> None:
+    """Make both streams writable whatever the shell closed, and every name printable in any encoding."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _own_name(token: str) -> str:

@@ -23,6 +23,10 @@ app = App(
     default_parameter=Parameter(negative=()),
 )
 
+OTHER_KNOBS = "any other knob, as in --set mixup=0.2: " + ", ".join(sorted(set(Recipe.__dataclass_fields__) - {
+    "epochs", "batch_size", "image_size", "lr", "weight_decay", "optimizer", "schedule", "precision", "init", "device",
+    "workers", "seed",
+}))  # fmt: skip
 Json = Annotated[bool, Parameter(help="print one JSON object and nothing else")]
 Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; default the accelerator if there is one")]
 DataRoot = Annotated[str | None, Parameter(help="folder that holds named data sets (or set CONVICTION_DATA)")]
@@ -108,7 +112,9 @@ def fit(
     workers: Annotated[int | None, told("workers")] = None,
     seed: Annotated[int | None, told("seed")] = None,
     recipe: Annotated[Path | None, Parameter(help="TOML file with any of the knobs; flags win over it")] = None,
-    set_: Annotated[tuple[str, ...], Parameter(name="--set", help="any other knob, as in --set mixup=0.2")] = (),
+    set_: Annotated[
+        tuple[str, ...], Parameter(name="--set", help=f"any other knob, as in --set mixup=0.2: {OTHER_KNOBS}")
+    ] = (),
     out: Annotated[Path | None, Parameter(help="folder of the run; default runs/NET-N")] = None,
     resume: Annotated[bool, Parameter(help="go on with the run in --out")] = False,
     data_root: DataRoot = None,

@@ -124,7 +124,7 @@ def show_predictions(rows: Sequence[dict[str, Any]], json: bool) -> None:
         print_json({"rows": list(rows)})
         return
     lines = [
-        (printable(row["file"]), printable(row["label"]), format_percent(row["probability"]),
+        (printable(row["file"]), printable(row["label"] or f"({row['error']})"), format_percent(row["probability"]),
          ", ".join(f"{printable(other['label'])} {format_percent(other['probability'])}" for other in row["top"][1:3]))
         for row in rows
     ]  # fmt: skip

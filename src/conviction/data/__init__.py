@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from conviction.data.downloading import Progress
 from conviction.data.named import SETS, read_named
@@ -35,12 +35,13 @@ def open_data(
         return read_named(str(text), data_root=data_root, progress=progress, **split)
 
     from conviction.data.folder import read_folder
-    from conviction.data.pixel_files import holds_pixel_files, read_pixel_file
+    from conviction.data.pixel_files import read_pixel_file
 
     path = Path(text)
-    if path.is_file() or (path.is_dir() and holds_pixel_files(path)):
+    kind = _kind_of(path)
+    if kind == "pixels":
         return read_pixel_file(path, **split)
-    if path.is_dir():
+    if kind == "folder":
         return read_folder(path, on_bad=on_bad, **split)
     named = ", ".join(SETS)
     raise DataError(f"no data named {printable(text)!r}{suggest(str(text), SETS)}", "",
@@ -53,12 +54,23 @@ def audit_any(data: Data | str | os.PathLike[str], *, data_root: str | None = No
 
     if isinstance(data, Data):
         return audit_data(data)
-    if str(data) not in SETS and Path(data).is_dir() and not _pixel_folder(Path(data)):
+    if is_folder_of_pictures(data):
         return audit_folder(Path(data))
     return audit_data(open_data(data, data_root=data_root))
 
 
-def _pixel_folder(path: Path) -> bool:
+def is_folder_of_pictures(text: str | os.PathLike[str]) -> bool:
+    """Whether DATA stands for a folder of image files, rather than a named set or files of pixels."""
+    return str(text) not in SETS and _kind_of(Path(text)) == "folder"
+
+
+def _kind_of(path: Path) -> Literal["pixels", "folder", "nothing"]:
     from conviction.data.pixel_files import holds_pixel_files
 
-    return holds_pixel_files(path)
+    try:
+        if path.is_file() or (path.is_dir() and holds_pixel_files(path)):
+            return "pixels"
+        return "folder" if path.is_dir() else "nothing"
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        reason = os.strerror(error.errno or 0).lower()
+        raise DataError(f"the data cannot be opened: {reason}", printable(path), "check the path") from error

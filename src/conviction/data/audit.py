@@ -124,8 +124,10 @@ def audit_folder(path: Path | str) -> Audit:
 
 def audit_data(data: Data) -> Audit:
     """Look at every picture of a data set as it is stored; copies are found by their pixels. Nothing is written."""
-    pictures = [picture for split in data.splits.values() for picture in _look_at_split(split, data.classes)]
-    return _summed(data.name, data.classes, tuple(data.splits), pictures, [], list(data.notes))
+    seen = [outcome for split in data.splits.values() for outcome in _look_at_split(split, data.classes)]
+    pictures = [outcome for outcome in seen if isinstance(outcome, Picture)]
+    broken = [(outcome.where, outcome.what) for outcome in seen if isinstance(outcome, DataError)]
+    return _summed(data.name, data.classes, tuple(data.splits), pictures, broken, list(data.notes))
 
 
 def _look(root: Path, file: str, kind: str, class_name: str) -> Picture | DataError:
@@ -137,12 +139,15 @@ def _look(root: Path, file: str, kind: str, class_name: str) -> Picture | DataEr
     return _picture(file, kind, class_name, pixels.transpose(1, 2, 0), header)
 
 
-def _look_at_split(split: Split, classes: Sequence[str]) -> Iterable[Picture]:
+def _look_at_split(split: Split, classes: Sequence[str]) -> Iterable[Picture | DataError]:
     for batch in batches(split, 512, seed=0, epoch=0, shuffled=False):
         for index, label, pixels in zip(
             batch.indices.tolist(), batch.labels.tolist(), batch.pictures.numpy(), strict=True
         ):
-            yield _picture(split.name_of(index), split.kind, classes[label], pixels, None)
+            if np.isfinite(pixels).all():
+                yield _picture(split.name_of(index), split.kind, classes[label], pixels, None)
+            else:
+                yield DataError("some pixels are not finite numbers", split.name_of(index))
 
 
 def _picture(name: str, kind: str, class_name: str, pixels: np.ndarray, header: Header | None) -> Picture:

@@ -66,9 +66,13 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield an epoch's batches on `device`, from the one numbered `start` on.
 
-    Order and pictures are the same for every number of `workers`, the processes that fetch pictures which stream from
-    disk; pictures held in memory need none. `drop_last` leaves out a last batch that is not full. A split made from a
-    user's own DataLoader yields that loader's batches, in its order and size, whatever is asked here.
+    The order is the same for every number of `workers`, the processes that fetch pictures which stream from disk;
+    pictures held in memory need none. So are the pictures of a source without randomness of its own. A source that
+    draws at random, as a user's Dataset with transforms does, draws from the process's own generators without workers,
+    and anew from (seed, epoch) in each worker: each epoch differs, and can be had again.
+
+    `drop_last` leaves out a last batch that is not full. A split made from a user's own DataLoader yields that loader's
+    batches, in its order and size, whatever is asked here.
     """
     device = torch.device(device)
     if isinstance(split.source, BatchedSource):
@@ -77,7 +81,11 @@ def batches(
         visited = order(len(split), seed=seed, epoch=epoch, shuffled=shuffled)
         chosen = visited.split(batch_size)[start : count_batches(split, batch_size, drop_last=drop_last)]
         streams = workers > 0 and getattr(split.source, "streams", False)
-        own = _fetched_by_workers(split, chosen, workers, device) if streams else _fetched_here(split, chosen)
+        own = (
+            _fetched_by_workers(split, chosen, workers, device, mixed(seed, epoch))
+            if streams
+            else _fetched_here(split, chosen)
+        )
     for batch in own:
         yield Batch(*(_moved(part, device) for part in (batch.pictures, batch.labels, batch.indices)))
 
@@ -113,14 +121,16 @@ class _Fetching(Dataset[Any]):
         return batch.pictures, batch.labels
 
 
-def _fetched_by_workers(split: Split, chosen: Sequence[Tensor], workers: int, device: torch.device) -> Iterator[Batch]:
+def _fetched_by_workers(
+    split: Split, chosen: Sequence[Tensor], workers: int, device: torch.device, seed: int
+) -> Iterator[Batch]:
     loader = DataLoader(
         _Fetching(split),
         batch_size=None,
         sampler=chosen,
         num_workers=workers,
         pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # its own, or each epoch would draw from the user's
+        generator=torch.Generator().manual_seed(seed),  # its own, or each epoch would draw from the user's
     )
     for indices, fetched in zip(chosen, loader, strict=True):
         if isinstance(fetched, ConvictionError):

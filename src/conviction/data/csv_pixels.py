@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from conviction.data.pixel_types import as_bytes, as_pixel_type
 from conviction.errors import DataError
 from conviction.text import printable
 
@@ -101,9 +102,4 @@ def _pixels(pixels: np.ndarray, where: str) -> np.ndarray:
     if not np.isfinite(pixels).all():
         row = int((~np.isfinite(pixels)).any(axis=1).argmax())
         raise DataError(f"picture {row + 1} has a pixel that is not finite", where, "replace NaN and infinity")
-    whole = pixels.dtype == np.int32 or (pixels.max() > 1 and (pixels == pixels.round()).all())
-    if whole and pixels.min() >= 0 and pixels.max() <= 255:
-        return pixels.astype(np.uint8)
-    if pixels.dtype == np.int32:
-        raise DataError(f"pixels from {pixels.min()} to {pixels.max()}", where, "use whole numbers from 0 to 255")
-    return pixels.astype(np.float32)
+    return as_bytes([as_pixel_type(pixels, where)])[0]

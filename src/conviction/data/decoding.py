@@ -77,12 +77,7 @@ def read_header(path: Path) -> Header:
     Raises `DataError` for a file that is no picture, or has more than 64 million pixels.
     """
     with _opened(path) as (image, _):
-        turn = _orientation(image)
-        lying = turn in _LYING and image.format != "TIFF"  # Pillow gives a TIFF's size already upright
-        height, width = (image.width, image.height) if lying else (image.height, image.width)
-        return Header(
-            "JPEG" if image.format == "MPO" else str(image.format), (height, width), image.mode, turn in _TURNS
-        )
+        return _header(image)
 
 
 def check_picture(path: Path) -> Header:

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from conviction.data.decoding import GREY_MODES
 from conviction.errors import DataError
 from conviction.text import format_shape, printable
 
 _CHANNELS = (1, 3, 4)
-_GREY_MODES = {"1", "L", "LA", "I", "I;16", "F"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def stack_examples(items: Sequence[tuple[str, Any]]) -> tuple[Tensor, Tensor]:
 def as_picture(image: Any, where: str) -> Tensor:
     """Make a tensor [C, h, w] of a PIL image, an array (h, w), (h, w, C) or (C, h, w), a tensor (h, w) or (C, h, w)."""
     if isinstance(image, Image.Image):
-        image = np.asarray(image.convert("L" if image.mode in _GREY_MODES else "RGB"))
+        image = np.asarray(image.convert("L" if image.mode in GREY_MODES else "RGB"))
     if isinstance(image, np.ndarray):
         if image.ndim == 3 and image.shape[0] not in _CHANNELS and image.shape[2] in _CHANNELS:
             image = np.moveaxis(image, 2, 0)

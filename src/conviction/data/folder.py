@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from conviction.data.decoding import Header, check_picture, read_pictures
-from conviction.data.held import channel_statistics, framed
+from conviction.data.decoding import Header, check_picture, read_picture
+from conviction.data.held import count_levels, framed, level_statistics
 from conviction.data.listing import Listing, find_faults, list_folder
 from conviction.data.photographs import Photographs, held_kinds, refuse_broken
 from conviction.data.records import Data, Preprocessing, Size, Split
@@ -70,12 +71,13 @@ def read_folder(
         on_bad=on_bad,
         notes=tuple(notes),
     )
-    return photographs.measured(image_size)(image_size)
+    return photographs.measured()(image_size)
 
 
 def load(data: Data) -> Data:
     """Decode the pictures of a folder that are to be held in memory; other data is returned as it is.
 
+    Pictures too many for memory are decoded once too and thrown away, so that none stops the training half-way.
     Pictures that turn out broken stop it with one `DataError` that names them, or are dropped and noted, as `on_bad`
     said when the folder was read.
     """
@@ -83,8 +85,8 @@ def load(data: Data) -> Data:
         return data
     broken = {}
     for split in data.splits.values():
-        if isinstance(split.source, Photographs) and not split.source.streams:
-            broken |= split.source.decode()
+        if isinstance(split.source, Photographs):
+            broken |= split.source.check() if split.source.streams else split.source.decode()
     if not broken:
         return data
     notes = _settle(data.resizer.root, broken, data.resizer.on_bad)
@@ -160,16 +162,27 @@ class Folder:
             notes=(*self.notes, *self._size_notes(preprocessing)),
         )
 
-    def measured(self, size: int | None) -> Folder:
-        """Return the folder with the mean and deviation of its channels, from evenly spaced training pictures."""
-        stored = self._preprocessing(size).stored
+    def measured(self) -> Folder:
+        """Return the folder with the mean and deviation of its channels, from evenly spaced training pictures.
+
+        They are measured at the folder's own size, so that they are the same whatever size is asked for later.
+        """
+        stored = self._preprocessing(None).stored
         files = [file for file, _ in self.parts["train"]]
         sample = files[:: max(1, -(-len(files) // MEASURED_PICTURES))]
-        pictures, errors = read_pictures([self.root / file for file in sample], self.channels, stored)
-        kept = [position for position in range(len(sample)) if position not in errors]
-        if not kept:
-            refuse_broken(self.root, {sample[position]: error for position, error in errors.items()})
-        mean, std = channel_statistics(pictures[kept])
+
+        def count(file: str) -> Tensor | DataError:
+            try:
+                return count_levels(read_picture(self.root / file, self.channels, stored)[None])
+            except DataError as error:
+                return error
+
+        outcomes = map_in_threads(count, sample)
+        counts = [outcome for outcome in outcomes if isinstance(outcome, Tensor)]
+        if not counts:
+            pairs = zip(sample, outcomes, strict=True)
+            refuse_broken(self.root, {file: error for file, error in pairs if isinstance(error, DataError)})
+        mean, std = level_statistics(torch.stack(counts).sum(0))
         return dataclasses.replace(self, mean=mean, std=std)
 
     def _preprocessing(self, size: int | None) -> Preprocessing:

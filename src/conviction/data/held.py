@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from conviction.data.records import Data, Preprocessing, Size, Split
+from conviction.data.records import Data, Preprocessing, Scale, Size, Split
 from conviction.errors import DataError, UsageError
 
 _MEASURED_BYTES = 2**28  # statistics of more pixels than this are taken from evenly spaced pictures
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Held:
     """A source whose pictures lie in memory: uint8 (0 to 255) or float32 (the user's own scale), [N, C, h, w]."""
 
@@ -30,7 +30,7 @@ class Held:
         return self.pictures.index_select(0, indices)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pixels:
     """Pictures [N, C, h, w] (uint8, or float32 in the user's own scale) with their labels (int64 [N])."""
 
@@ -72,19 +72,29 @@ def channel_statistics(pictures: Tensor) -> tuple[tuple[float, ...], tuple[float
     A channel that never varies gets the deviation 1, so that standardising it stays finite.
     """
     every = max(1, -(-pictures.nbytes // _MEASURED_BYTES))
-    moments = [_moments(pictures[::every, channel].reshape(-1)) for channel in range(pictures.shape[1])]
-    return tuple(mean for mean, _ in moments), tuple(std if std > 1e-8 else 1.0 for _, std in moments)
+    sample = pictures[::every]
+    if sample.dtype == torch.uint8:
+        return level_statistics(count_levels(sample))
+    moments = [torch.std_mean(channel.double(), correction=0) for channel in sample.unbind(1)]
+    return tuple(mean.item() for _, mean in moments), _divisors(std for std, _ in moments)
 
 
-def _moments(values: Tensor) -> tuple[float, float]:
-    if values.dtype != torch.uint8:
-        std, mean = torch.std_mean(values.double(), correction=0)
-        return mean.item(), std.item()
-    counts = torch.bincount(values, minlength=256).double()  # exact, and no float copy of the pictures
+def count_levels(pictures: Tensor) -> Tensor:
+    """Count the 256 levels by channel in uint8 [N, C, h, w]: int64 [C, 256], with no float copy of the pictures."""
+    return torch.stack([torch.bincount(channel.reshape(-1), minlength=256) for channel in pictures.unbind(1)])
+
+
+def level_statistics(counts: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return what `channel_statistics` does for uint8 pictures whose levels were counted: [C, 256]."""
+    shares = counts.double() / counts.sum(1, keepdim=True)
     levels = torch.arange(256, dtype=torch.float64) / 255
-    mean = (counts @ levels) / counts.sum()
-    variance = (counts @ (levels - mean).square()) / counts.sum()
-    return mean.item(), variance.sqrt().item()
+    means = shares @ levels
+    variances = (shares * (levels - means[:, None]).square()).sum(1)
+    return tuple(means.tolist()), _divisors(variances.sqrt())
+
+
+def _divisors(deviations: Iterable[Tensor]) -> tuple[float, ...]:
+    return tuple(float(std) if std > 1e-8 else 1.0 for std in deviations)
 
 
 def framed(preprocessing: Preprocessing, size: int) -> Preprocessing:
@@ -95,7 +105,7 @@ def framed(preprocessing: Preprocessing, size: int) -> Preprocessing:
     shorter = min(height, width)
     resized: Size = (round(height * size / shorter), round(width * size / shorter))
     channels = preprocessing.image[0]
-    return Preprocessing((channels, size, size), preprocessing.stored, resized, preprocessing.mean, preprocessing.std)
+    return replace(preprocessing, image=(channels, size, size), resized=resized)
 
 
 @dataclass(frozen=True)
@@ -151,4 +161,5 @@ def as_stored(pictures: Tensor) -> Preprocessing:
     """Return the preprocessing that keeps the size of `pictures` [N, C, h, w] and standardises by their channels."""
     channels, height, width = pictures.shape[1:]
     mean, std = channel_statistics(pictures)
-    return Preprocessing((channels, height, width), (height, width), (height, width), mean, std)
+    scale: Scale = "uint8" if pictures.dtype == torch.uint8 else "own"
+    return Preprocessing((channels, height, width), (height, width), (height, width), mean, std, scale)

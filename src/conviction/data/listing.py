@@ -141,6 +141,16 @@ def list_folder(path: Path | str) -> Listing:
     return listing
 
 
+def pictures_below(folder: Path) -> list[Path]:
+    """Return the picture files in `folder` and its sub-folders, sorted by path, by the rules of `list_folder`.
+
+    Hidden and system names, other extensions, special files and links that lead out of the folder are left aside.
+    Raises `DataError` for a folder that is missing or cannot be opened.
+    """
+    root = _existing(folder)
+    return [folder / file for file in sorted(_Walk(root).pictures(root))]
+
+
 def find_faults(listing: Listing) -> list[DataError]:
     """Return every reason why a folder cannot be trained on, the one to mend first at the front."""
     where, faults = printable(listing.root), []

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from conviction.data.decoding import read_picture, read_pictures
+from conviction.data.decoding import read_picture, read_pictures, read_pixels
 from conviction.data.records import Size
+from conviction.data.threads import map_in_threads
 from conviction.errors import DataError
 from conviction.text import list_some, printable
 
@@ -23,7 +24,8 @@ _ASSUMED_BYTES = 4 * 2**30  # free memory, where the system does not tell
 class Photographs:
     """A source of the picture files under `root`, as uint8 [n, channels, h, w] of the height and width `size`.
 
-    Where `streams` is false the files are decoded once, at the first `fetch` or `decode`, and held in memory.
+    Where `streams` is false the files are decoded once, at the first `fetch` or `decode`, and held in memory. `faults`
+    is what the last `check` found.
     """
 
     root: Path
@@ -32,6 +34,7 @@ class Photographs:
     size: Size
     streams: bool
     held: Tensor | None = field(default=None, repr=False)
+    faults: Mapping[str, DataError] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -54,10 +57,28 @@ class Photographs:
             self.held = pictures
         return {self.files[position]: error for position, error in errors.items()}
 
+    def check(self) -> dict[str, DataError]:
+        """Decode all files and keep none, unless that found no error before; returns the errors by file."""
+
+        def decode(file: str) -> DataError | None:
+            try:
+                read_pixels(self.root / file, self.channels, self.size)
+            except DataError as error:
+                return error
+            return None
+
+        if self.faults is not None and not self.faults:
+            return {}
+        outcomes = zip(self.files, map_in_threads(decode, self.files), strict=True)
+        errors = {file: error for file, error in outcomes if error is not None}
+        self.faults = errors
+        return errors
+
     def without(self, dropped: Collection[str]) -> Photographs:
         """Return the source without some of its files."""
         kept = tuple(file for file in self.files if file not in dropped)
-        return Photographs(self.root, kept, self.channels, self.size, self.streams)
+        left = None if self.faults is None else {file: self.faults[file] for file in self.faults if file not in dropped}
+        return Photographs(self.root, kept, self.channels, self.size, self.streams, faults=left)
 
 
 def refuse_broken(root: Path, errors: dict[str, DataError], remedy: str = "remove or replace them") -> None:

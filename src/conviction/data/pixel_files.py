@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from conviction.data.csv_pixels import read_csv
 from conviction.data.held import Pixels, held_data
 from conviction.data.idx import read_idx
+from conviction.data.pixel_types import as_bytes, as_pixel_type
 from conviction.data.records import Data
 from conviction.errors import DataError
 from conviction.text import list_some, printable
@@ -49,6 +50,9 @@ def read_pixel_file(
       test) are there, the latter becomes the test split.
     * npz: `x_train, y_train` and, where there is one, `x_test, y_test`; or `images, labels`; or `x, y`. Pictures are
       [N, H, W], [N, H, W, C] or [N, C, H, W], uint8 or floats of any scale.
+
+    Floats that hold bytes, as whole numbers from 0 to 255 or divided by 255, become bytes: the pictures are then the
+    same as those of a file of bytes or a folder. Other floats are the user's own scale.
 
     Classes are the labels found, in rising order. `valid_share` of each class of the training pictures is held out,
     chosen by `seed`. `image_size` resizes on the device. Raises `DataError` that names the line or key at fault.
@@ -166,7 +170,18 @@ def _read_npz(path: Path) -> tuple[_Arrays, _Arrays | None]:
     if train is None:
         found = list_some(sorted(keys)) or "nothing"
         raise DataError(f"the archive holds {found}", where, "name the arrays x_train, y_train, or images, labels")
-    return train, test
+    return _of_one_type(train, test)
+
+
+def _of_one_type(train: _Arrays, test: _Arrays | None) -> tuple[_Arrays, _Arrays | None]:
+    """Turn floats that hold bytes into bytes, looking at both parts at once so that both get the same scale."""
+    parts = [train] if test is None else [train, test]
+    made = as_bytes([part.pictures.numpy() for part in parts])
+    if made[-1].dtype != made[0].dtype:
+        what = f"the test pixels are {made[-1].dtype}, those to train on {made[0].dtype}"
+        raise DataError(what, parts[-1].where, "scale both alike")
+    train, *rest = (replace(part, pictures=torch.from_numpy(p)) for part, p in zip(parts, made, strict=True))
+    return train, rest[0] if rest else None
 
 
 def _check_archive(path: Path) -> None:
@@ -202,22 +217,6 @@ def _as_pictures(values: np.ndarray, where: str) -> Tensor:
     if not values.size:
         raise DataError("there are no pictures", where, "check the file")
     return torch.from_numpy(np.ascontiguousarray(as_pixel_type(values, where)))
-
-
-def as_pixel_type(values: np.ndarray, where: str) -> np.ndarray:
-    """Return pixels as uint8 where they are whole numbers from 0 to 255 by type, else as finite float32."""
-    if values.dtype == np.uint8:
-        return values
-    if values.dtype.kind in "iub":
-        if values.min() < 0 or values.max() > 255:
-            found = f"pixels from {values.min()} to {values.max()}"
-            raise DataError(found, where, "use whole numbers from 0 to 255, or floats")
-        return values.astype(np.uint8)
-    if values.dtype.kind != "f":
-        raise DataError(f"pixels of type {values.dtype}", where, "use uint8 or float32")
-    if not np.isfinite(values).all():
-        raise DataError("some pixels are not finite numbers", where, "replace NaN and infinity")
-    return values.astype(np.float32)
 
 
 def _as_labels(values: np.ndarray, where: str) -> np.ndarray:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from conviction.errors import DataError
+
 Image = tuple[int, int, int]
 Size = tuple[int, int]
+Scale = Literal["uint8", "own"]
 
 
 class Source(Protocol):
@@ -26,7 +29,7 @@ class Source(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # identity: tensors cannot be compared to a truth value
 class Split:
     """One of train, valid and test: pictures, labels (int64 [N]; None until read) and what a person calls them."""
 
@@ -45,7 +48,7 @@ class Split:
         return self.names[index] if self.names else f"{self.kind} #{index}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Some pictures as they are stored, with labels (int64 [n]) and their indices in the split (int64 [n])."""
 
@@ -57,12 +60,16 @@ class Batch:
         return len(self.labels)
 
 
+_NUMBERS = ("image", "stored", "resized", "mean", "std")
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """The way from a stored picture to what a net reads, the same in training, evaluation, prediction and export.
 
     Pictures are read at `stored` (height, width), resized to `resized`, cut in the middle to `image` (C, H, W), scaled
-    to 0..1 where they are uint8, and standardised by channel with `mean` and `std`.
+    to 0..1 where they are uint8, and standardised by channel with `mean` and `std`. `scale` is `uint8` for pictures of
+    0 to 255, or `own` for floats of the user's own scale: `mean` and `std` mean nothing for pictures of the other kind.
     """
 
     image: Image
@@ -70,9 +77,14 @@ class Preprocessing:
     resized: Size
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    scale: Scale = "uint8"
 
     def frame(self, pictures: Tensor) -> Tensor:
-        """Resize and cut [N, C, h, w] to float32 [N, C, H, W] of 0..1 (uint8 in) or the user's own scale (float in)."""
+        """Resize and cut [N, C, h, w] to float32 [N, C, H, W] of 0..1 (uint8 in) or the user's own scale (float in).
+
+        Raises `DataError` for pictures of another scale than those which `mean` and `std` were measured from.
+        """
+        self._check_scale(pictures)
         scaled = pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures.float()
         if tuple(scaled.shape[-2:]) != self.resized:
             scaled = F.interpolate(scaled, self.resized, mode="bilinear", antialias=True)
@@ -91,12 +103,22 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists and numbers for JSON."""
-        return {name: list(getattr(self, name)) for name in ("image", "stored", "resized", "mean", "std")}
+        return {name: list(getattr(self, name)) for name in _NUMBERS} | {"scale": self.scale}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """Read what `to_dict` wrote."""
-        return cls(**{name: tuple(values[name]) for name in ("image", "stored", "resized", "mean", "std")})
+        """Read what `to_dict` wrote; `scale` may be missing, as it was not always written."""
+        return cls(**{name: tuple(values[name]) for name in _NUMBERS}, scale=values.get("scale", "uint8"))
+
+    def _check_scale(self, pictures: Tensor) -> None:
+        if (pictures.dtype == torch.uint8) == (self.scale == "uint8"):
+            return
+        if self.scale == "uint8":
+            found = str(pictures.dtype).removeprefix("torch.")
+            what = f"the net was trained on pictures of 0 to 255 (uint8), these are {found}"
+            raise DataError(what, remedy="give uint8 pictures")
+        what = "the net was trained on values of the user's own scale, not on pictures of 0 to 255 (uint8)"
+        raise DataError(what, remedy="give float tensors of that scale")
 
 
 class Resizer(Protocol):
@@ -107,7 +129,7 @@ class Resizer(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Data:
     """A data set ready to train on: its classes, its splits and the preprocessing that belongs to them.
 

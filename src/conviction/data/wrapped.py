@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, TensorDataset
 
 from conviction.data.batches import fetch_batch
 from conviction.data.examples import Expected, as_labels, as_pictures, stack_examples
@@ -44,9 +44,17 @@ class Examples:
         numbers = indices.tolist()
         pictures, labels = stack_examples([(f"{self.kind} #{number}", self._item(number)) for number in numbers])
         if self.expected is not None:
-            for row, number in enumerate(numbers):
-                self.expected.check(pictures[row : row + 1], labels[row : row + 1], f"{self.kind} #{number}")
+            self._check(self.expected, pictures, labels, numbers)
         return pictures, labels
+
+    def _check(self, expected: Expected, pictures: Tensor, labels: Tensor, numbers: Sequence[int]) -> None:
+        """Check all at once; only where that fails one by one, to name the item."""
+        try:
+            expected.check(pictures, labels, self.kind)
+        except DataError:
+            for row, number in enumerate(numbers):
+                expected.check(pictures[row : row + 1], labels[row : row + 1], f"{self.kind} #{number}")
+            raise
 
     def _item(self, index: int) -> Any:
         try:
@@ -72,6 +80,21 @@ class LoaderBatches:
             pictures = len(self.loader.sampler)
             return pictures - pictures % self.loader.batch_size if self.loader.drop_last else pictures
         return self._counts[0]
+
+    @property
+    def ordered(self) -> bool:
+        """Whether every pass surely gives the same pictures in the same order, so that an index finds its picture."""
+        if not isinstance(self.loader, DataLoader) or isinstance(self.loader.dataset, IterableDataset):
+            return False
+        batched = self.loader.batch_sampler  # a user's own leaves `loader.sampler` at its default, which says nothing
+        sampler = self.loader.sampler if batched is None else getattr(batched, "sampler", None)
+        return type(batched) in (BatchSampler, type(None)) and type(sampler) is SequentialSampler
+
+    @functools.cached_property
+    def batch_size(self) -> int:
+        """The loader's batch size, or where it has none the number of pictures in its first batch."""
+        size = getattr(self.loader, "batch_size", None)
+        return size if isinstance(size, int) and size else len(next(self.batches(), ()))
 
     def count_batches(self) -> int:
         """Return how many batches a pass has, by counting them once where the loader does not say."""
@@ -192,9 +215,13 @@ def _first_pictures(split: Split) -> Tensor:
 
 
 def _measured(sample: Tensor) -> Preprocessing:
-    if sample.is_floating_point() and not sample.isfinite().all():
-        raise DataError("some pixels are not finite numbers", "the first training images", "replace NaN and infinity")
+    _refuse_not_finite(sample, "the first training images")
     return as_stored(sample)
+
+
+def _refuse_not_finite(pictures: Tensor, where: str) -> None:
+    if pictures.is_floating_point() and not pictures.isfinite().all():
+        raise DataError("some pixels are not finite numbers", where, "replace NaN and infinity")
 
 
 def _expecting(split: Split, expected: Expected) -> Split:
@@ -202,6 +229,7 @@ def _expecting(split: Split, expected: Expected) -> Split:
     if isinstance(split.source, Held):
         assert split.labels is not None
         expected.check(split.source.pictures, split.labels, split.kind)
+        _refuse_not_finite(split.source.pictures, f"the {split.kind} images")
         return split
     assert isinstance(split.source, (Examples, LoaderBatches))
     source = replace(split.source, expected=expected)

@@ -40,7 +40,7 @@ def write_report(run: Run, evaluation: Evaluation, mistakes: tuple[Mistake, ...]
 
 def format_report(run: Run, evaluation: Evaluation, mistakes: tuple[Mistake, ...], split: Split) -> str:
     """Return the report as HTML. A picture that can no longer be read is named and left out."""
-    net, data = run.result.get("net") or run.origin.net or "net", run.result.get("data") or run.origin.data or "data"
+    net, data = run.result.get("net") or run.sources.net or "net", run.result.get("data") or run.sources.data or "data"
     main = element(
         "main",
         element("header", element("h1", name(net), " on ", name(data)), _lead(run, evaluation)),

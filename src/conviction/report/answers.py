@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from conviction.data.batches import BatchedSource
 from conviction.data.records import Split
 from conviction.errors import ConvictionError
 from conviction.evaluation import Mistake
@@ -89,11 +91,16 @@ def mistakes_section(mistakes: tuple[Mistake, ...], evaluation: Evaluation, spli
         none = f"Every image of the {evaluation.split} split was answered rightly." if right else "None were kept."
         return section("mistakes", "Worst mistakes", soft(none))
     says = "The wrong answers that were given most surely. Some of these labels may themselves be wrong."
-    figures = [_figure(mistake, split) for mistake in mistakes]
+    if not getattr(split.source, "ordered", True):
+        says += " No pictures are shown: the loader may give its images in another order each time."
+        figures = [_figure(mistake, None) for mistake in mistakes]
+    else:
+        pictures = _fetch_pictures(mistakes, split)
+        figures = [_figure(*pair) for pair in zip(mistakes, map(_picture, mistakes, pictures), strict=True)]
     return section("mistakes", "Worst mistakes", soft(says), element("div", *figures, class_="pictures"))
 
 
-def _figure(mistake: Mistake, split: Split) -> Markup:
+def _figure(mistake: Mistake, picture: Markup | None) -> Markup:
     file = element("bdi", clipped_start(mistake.name, 40), title=mistake.name[-300:])
     caption = element(
         "figcaption",
@@ -102,14 +109,24 @@ def _figure(mistake: Mistake, split: Split) -> Markup:
         element("small", f"{format_percent(mistake.probability)} sure"),
         element("small", file),
     )
-    return element("figure", _picture(mistake, split), caption)
+    return element("figure", caption) if picture is None else element("figure", picture, caption)
 
 
-def _picture(mistake: Mistake, split: Split) -> Markup:
-    """Build one picture; a file that is gone since it was evaluated must not cost the whole report."""
+def _fetch_pictures(mistakes: Sequence[Mistake], split: Split) -> list[Tensor | None]:
+    """Fetch the pictures [C, h, w] at once, as each fetch from a loader is a pass over it; None for unreadable ones.
+
+    A file that is gone since it was evaluated must cost neither the report nor the other pictures.
+    """
     try:
-        pixels = split.source.fetch(torch.tensor([mistake.index]))[0]
+        return list(split.source.fetch(torch.tensor([mistake.index for mistake in mistakes])))
     except (ConvictionError, OSError):
+        if len(mistakes) == 1 or isinstance(split.source, BatchedSource):
+            return [None] * len(mistakes)
+        return [_fetch_pictures([mistake], split)[0] for mistake in mistakes]
+
+
+def _picture(mistake: Mistake, pixels: Tensor | None) -> Markup:
+    if pixels is None:
         return element("div", "no longer readable", class_="absent")
     tiny = "tiny" if max(pixels.shape[-2:]) <= _TINY_SIDE else None
     said = f"a picture of {name_in_words(mistake.label)} answered as {name_in_words(mistake.answer)}"

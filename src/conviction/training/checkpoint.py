@@ -96,14 +96,20 @@ def load_training(path: Path, training: Training) -> dict[str, Any]:
     if training.average is not None:
         load_state(training.average.net, under("average."), path)
         training.average.updates = facts["average_updates"]
+    parameters = [parameter for group in training.optimizer.param_groups for parameter in group["params"]]
     slots: dict[int, dict[str, Tensor]] = {}
     for name, tensor in under("optimizer.").items():
         index, slot = name.split(".")
-        slots.setdefault(int(index), {})[slot] = tensor
+        slots.setdefault(int(index), {})[slot] = _laid_out_as(parameters[int(index)], tensor)
     whole = training.optimizer.state_dict()
     training.optimizer.load_state_dict({**whole, "state": slots})
     training.scaler.load_state_dict(facts["scaler"])
     return facts
+
+
+def _laid_out_as(parameter: Tensor, slot: Tensor) -> Tensor:
+    """Give a slot of the optimizer the memory layout of its parameter, as it had before it was saved."""
+    return torch.empty_like(parameter).copy_(slot) if slot.shape == parameter.shape else slot
 
 
 def _parts(training: Training) -> dict[str, Any]:

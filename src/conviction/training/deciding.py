@@ -14,18 +14,22 @@ from conviction.text import printable
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What a decision depends on, beside the net itself. `side` is None where the images are not square."""
+    """What a decision depends on, beside the net itself. `side` is None where the images are not square.
+
+    `batch_size` is that of a loader of the user's own, which settles it.
+    """
 
     train_images: int
     mirrors: bool
     cropped: bool
     side: int | None
+    batch_size: int | None = None
 
 
 def decide(recipe: Recipe, net: nn.Module, around: Circumstances) -> tuple[Recipe, tuple[str, ...]]:
     """Fill every open knob; returns the decided recipe and the decisions in words."""
     kind = kind_of(net)
-    batch_size = recipe.batch_size or min(128, max(1, around.train_images // 4))
+    batch_size = around.batch_size or recipe.batch_size or min(128, max(2, around.train_images // 4))
     device = find_device(recipe.device)
     decided = {
         "epochs": _epochs(around.train_images),
@@ -47,6 +51,8 @@ def decide(recipe: Recipe, net: nn.Module, around: Circumstances) -> tuple[Recip
         "image_size": around.side,
     }
     changes = {name: value for name, value in decided.items() if getattr(recipe, name) is None}
+    if around.batch_size is not None:
+        changes["batch_size"] = around.batch_size
     filled = recipe.replace(**changes, **({} if recipe.device == str(device) else {"device": str(device)}))
     told = ("epochs", "optimizer", "lr", "batch_size", "schedule", "precision")
     note = ", ".join(f"{name} {getattr(filled, name)}" for name in told if name in changes)
@@ -61,7 +67,8 @@ def find_device(wanted: str | None) -> torch.device:
         device = torch.device(str(wanted))
     except RuntimeError as error:
         raise UsageError(f"unknown device {printable(wanted)!r}", "--device", "use cpu, cuda, cuda:1 or mps") from error
-    there = {"cpu": True, "cuda": torch.cuda.device_count() > (device.index or 0), "mps": _has_mps()}
+    number = device.index or 0  # a large one wraps below zero
+    there = {"cpu": True, "cuda": 0 <= number < torch.cuda.device_count(), "mps": _has_mps()}
     if not there.get(device.type, False):
         raise UsageError(f"device {printable(wanted)!r} is not on this machine", "--device", "use --device cpu")
     return device

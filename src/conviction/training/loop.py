@@ -6,13 +6,16 @@ Whoever wants to stop early stops reading; whoever wants to watch reads. Nothing
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from conviction.errors import DataError, UsageError
 from conviction.recipe import Recipe
 from conviction.training.averaging import AveragedNet
 from conviction.training.optimizer import make_optimizer
@@ -67,14 +70,16 @@ class Training:
             # Dropout's draws are settled by (seed, epoch), so an epoch repeats itself whatever came before it.
             torch.manual_seed(self.recipe.seed * 1_000_003 + epoch)
             self.net.train()
-            for in_epoch, (images, targets) in enumerate(batches(epoch)):
-                if in_epoch >= self.steps_per_epoch:
-                    break
+            in_epoch = -1
+            for in_epoch, (images, targets) in enumerate(itertools.islice(batches(epoch), self.steps_per_epoch)):
                 lr = lr_at(index, self.steps, self.recipe, self.steps_per_epoch)
                 loss, correct = self.update(images, targets, lr)
                 yield Step(index, epoch, in_epoch, self.steps_per_epoch, len(images), loss, correct, lr)
                 self.net.train()  # whoever reads may have evaluated
                 index += 1
+            if in_epoch + 1 < self.steps_per_epoch:
+                what = f"epoch {epoch + 1} had {in_epoch + 1} batches where {self.steps_per_epoch} were counted"
+                raise DataError(what, "", "give a loader that is equally long at every pass")
 
     def update(self, images: Tensor, targets: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """Make one update at rate `lr`; returns the loss before it and the number of correct answers."""
@@ -82,10 +87,10 @@ class Training:
             group["lr"] = lr
         if self.recipe.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
+        self.optimizer.zero_grad(set_to_none=True)  # before the forward, whose activations need the room
         with autocasting(self.device, self.recipe.precision):
-            outputs = self.net(images)
+            outputs = self._forward(images)
             loss = total_loss(outputs, targets, self.recipe.label_smoothing or 0.0, self.recipe.aux_weight)
-        self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         if self.recipe.clip_norm:
             self.scaler.unscale_(self.optimizer)
@@ -97,6 +102,15 @@ class Training:
         logits = outputs[0] if isinstance(outputs, tuple) else outputs
         labels = targets if targets.ndim == 1 else targets.argmax(1)
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+
+    def _forward(self, images: Tensor) -> Any:
+        try:
+            return self.net(images)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            what = f"batch norm cannot train on a batch of {len(images)} whose maps are a single point"
+            raise UsageError(what, "batch_size", "use 2 or more, and drop_last=True in your own loader") from error
 
 
 def total_loss(outputs: Tensor | tuple[Tensor, ...], targets: Tensor, smoothing: float, aux_weight: float) -> Tensor:

@@ -10,9 +10,9 @@ from conviction.recipe import Recipe
 def lr_at(step: int, steps: int, recipe: Recipe, steps_per_epoch: int) -> float:
     """Return the learning rate of step `step` (from 0) of `steps`, for a decided `recipe`.
 
-    All schedules rise linearly over the warm-up; then `cosine` (Loshchilov & Hutter 2016, eq. 5) and `linear` fall to
-    almost nothing at the last step and `constant` stays. `onecycle` rises over the first 30 % of the run by a cosine
-    and falls by a cosine (Smith & Topin 2017); it has its own warm-up.
+    All schedules rise linearly over the warm-up; then `cosine` (Loshchilov & Hutter 2016, eq. 5) and `linear` fall
+    towards 0, which the step after the last would have, and `constant` stays. `onecycle` rises over the first 30 % of
+    the run by a cosine and falls by a cosine (Smith & Topin 2017); it has its own warm-up.
     """
     assert recipe.lr is not None and recipe.warmup_epochs is not None
     if recipe.schedule == "onecycle":
