@@ -161,7 +161,9 @@ class _Fit:
                     track.write(event)
                 yield event
         yield Note(
-            "evaluating on the test split" if self.data.test is not None else "no test split: evaluating on validation"
+            "evaluating on the test split"
+            if self.data.test is not None
+            else "no test split: evaluating on validation, which also chose the weights"
         )
         return self._finish(params)
 

@@ -341,3 +341,9 @@ def test_preprocessing_comes_back_with_its_scale() -> None:
 def test_deep_grey_images_stay_grey() -> None:
     for mode in ("I;16", "I;16B", "I", "F", "LA"):
         assert as_picture(Image.new(mode, (6, 8)), "here").shape == (1, 8, 6), mode
+
+
+def test_channels_last_tensors_are_refused_with_the_way_out() -> None:
+    pair = TensorDataset(torch.rand(8, 28, 28, 3), torch.arange(8) % 2)
+    with pytest.raises(DataError, match=r"images of shape 28x28x3 have their channels last.*permute\(0, 3, 1, 2\)"):
+        from_loaders(pair, pair)

@@ -36,7 +36,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         if "" in arguments:
             raise UsageError("an empty word was given", "", "check the variable that it came from")
-        tokens = [_own_name(token) for token in arguments]
+        end = (
+            list(arguments).index("--") if "--" in arguments else len(arguments)
+        )  # what follows are names, not options
+        tokens = [*(_own_name(token) for token in arguments[:end]), *arguments[end:]]
         app(tokens or ["--help"], exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except CycloptsError as error:

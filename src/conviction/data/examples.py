@@ -76,6 +76,9 @@ def as_pictures(images: Any, where: str) -> Tensor:
         images = images.unsqueeze(1)
     if images.ndim != 4 or 0 in images.shape:
         raise DataError(f"images of shape {format_shape(images.shape[1:])}", where, "give (channels, height, width)")
+    if images.shape[1] > 4 and images.shape[3] in (1, 3, 4):  # else they would train, as many channels of thin pictures
+        remedy = "give (channels, height, width): images.permute(0, 3, 1, 2)"
+        raise DataError(f"images of shape {format_shape(images.shape[1:])} have their channels last", where, remedy)
     if images.dtype == torch.uint8:
         return images
     if not images.is_floating_point():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
@@ -93,8 +94,7 @@ class Preprocessing:
 
     def standardise(self, images: Tensor) -> Tensor:
         """Subtract the channel means and divide by the channel deviations."""
-        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
+        mean, std = _by_channel(self.mean, images.device), _by_channel(self.std, images.device)
         return (images - mean) / std
 
     def apply(self, pictures: Tensor) -> Tensor:
@@ -119,6 +119,12 @@ class Preprocessing:
             raise DataError(what, remedy="give uint8 pictures")
         what = "the net was trained on values of the user's own scale, not on pictures of 0 to 255 (uint8)"
         raise DataError(what, remedy="give float tensors of that scale")
+
+
+@functools.lru_cache(maxsize=64)
+def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Put channel figures on a device, once: to copy them for every batch would make an accelerator wait."""
+    return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 class Resizer(Protocol):
