@@ -30,8 +30,10 @@ format: setup
 	$(BIN)/ruff format src tests benchmarks
 	$(BIN)/ruff check --fix src tests benchmarks
 
+# The tables of the README, about 15 minutes; benchmarks/parity.py needs an environment with torchvision and timm.
 bench: setup
-	@ls benchmarks/*.py | sed 's|^|$(BIN)/python |'
+	$(BIN)/python benchmarks/seeds.py vgg7-bn/2 fashion-mini
+	$(BIN)/python benchmarks/seeds.py lenet-bn fashion-mnist --epochs 10 --twice
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

@@ -48,6 +48,7 @@ PUBLISHED: list[tuple[str, tuple[int, int, int], int, bool, int, str]] = [
     ("nin", (1, 224, 224), 10, False, 1_992_166, "762.3 M"),
     ("googlenet-book", (1, 96, 96), 10, False, 5_977_530, "276.1 M"),
     ("googlenet-book", (1, 224, 224), 10, False, 5_977_530, "1503.0 M"),
+    ("resnet18-book", (1, 96, 96), 10, False, 11_178_378, "318.7 M"),
     ("densenet-book", (1, 96, 96), 10, False, 758_226, "129.1 M"),
     ("alexnet", IMAGENET, 1000, False, 61_100_840, "0.714 G"),
     ("vgg11", IMAGENET, 1000, False, 132_863_336, "7.609 G"),

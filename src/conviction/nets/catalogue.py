@@ -118,6 +118,7 @@ NETS: dict[str, Row] = dict([
          weights=("resnet101-63fe2227.pth", "timm/resnet101.tv_in1k"), depth=101),
     _row("resnet152", "resnet:resnet", _IMAGENET, 1000, 60_192_808, 11_513_626_624, 1, _RESNET,
          weights=("resnet152-394f9c45.pth", "timm/resnet152.tv_in1k"), depth=152),
+    _row("resnet18-book", "resnet:resnet18_book", (1, 96, 96), 10, 11_178_378, 318_657_536, 1, _RESNET),
     *[_row(f"resnet{depth}-preact", "resnet:resnet_preact", _IMAGENET, 1000, params, macs, 1, _PREACT, depth=depth)
       for depth, params, macs in ((18, 11_687_720, 1_814_073_344), (34, 21_795_880, 3_663_761_408),
                                   (50, 25_549_352, 4_089_184_256), (101, 44_541_480, 7_801_405_440),

@@ -47,6 +47,16 @@ def block(in_channels: int, width: int, stride: int, bottleneck: bool) -> nn.Seq
     return stages(sum=Sum(stages(**path), shortcut), relu=nn.ReLU())
 
 
+def book_block(in_channels: int, width: int, stride: int) -> nn.Sequential:
+    """The textbook's block: every convolution with a bias, and no norm on the projection."""
+    conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1)
+    conv2 = nn.Conv2d(width, width, 3, padding=1)
+    norm1, norm2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+    path = stages(conv1=conv1, norm1=norm1, relu1=nn.ReLU(), conv2=conv2, norm2=norm2)
+    shortcut = nn.Conv2d(in_channels, width, 1, stride) if needs_projection([conv1, conv2], stride) else None
+    return stages(sum=Sum(path, shortcut), relu=nn.ReLU())
+
+
 def preact_block(in_channels: int, width: int, stride: int, bottleneck: bool, first: bool = False) -> nn.Module:
     """Norm and ReLU before each convolution, nothing after the sum (He et al. 2016, figure 1b).
 
@@ -105,6 +115,22 @@ def resnet(num_classes: int, image: tuple[int, int, int], *, depth: int, width_d
     """ResNet-18 to 152, v1.5: [N, C, H, W] to logits [N, num_classes]."""
     body, channels = _body(depth, width_divisor, preact=False)
     return stages(stem=_stem(image[0], width_divisor), **body, **_tail(channels, num_classes))
+
+
+def resnet18_book(num_classes: int, image: tuple[int, int, int], *, width_divisor: int = 1) -> nn.Sequential:
+    """The textbook's ResNet-18, with biases that the norms undo: 11,178,378 parameters at 1x96x96, 10 classes."""
+    widths = [narrowed(width, width_divisor) for width in WIDTHS]
+    stem = stages(
+        conv=nn.Conv2d(image[0], widths[0], 7, 2, padding=3), norm=nn.BatchNorm2d(widths[0]), relu=nn.ReLU(),
+        pool=nn.MaxPool2d(3, stride=2, padding=1),
+    )  # fmt: skip
+    body = {
+        f"stage{number}": stages(
+            block1=book_block(before, width, 1 if number == 1 else 2), block2=book_block(width, width, 1)
+        )
+        for number, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False), 1)
+    }
+    return stages(stem=stem, **body, **_tail(widths[-1], num_classes))
 
 
 def resnet_cifar(num_classes: int, image: tuple[int, int, int], *, depth: int, width_divisor: int = 1) -> nn.Sequential:
