@@ -74,7 +74,7 @@ def assemble(
     if isinstance(net, str) and recipe.init == "lsuv":
         first = opened.train.source.fetch(torch.arange(min(_LSUV_IMAGES, len(opened.train))))
         equalise(built, opened.preprocessing.apply(first))
-    made_by = _origin(built, opened)
+    made_by = built.origin if isinstance(net, str) else _origin(built, opened)
     if made_by is None and recipe.channels_last is None:
         # A net of the user's own may flatten with `view`, which refuses that layout.
         recipe = recipe.replace(channels_last=False)
