@@ -74,7 +74,7 @@ def assemble(
     if isinstance(net, str) and recipe.init == "lsuv":
         first = opened.train.source.fetch(torch.arange(min(_LSUV_IMAGES, len(opened.train))))
         equalise(built, opened.preprocessing.apply(first))
-    made_by = built.origin if isinstance(net, str) else _origin(built, opened)
+    made_by = _origin(built, opened, as_built=isinstance(net, str))
     if made_by is None and recipe.channels_last is None:
         # A net of the user's own may flatten with `view`, which refuses that layout.
         recipe = recipe.replace(channels_last=False)
@@ -100,11 +100,11 @@ def _notes_on_own(recipe: Recipe) -> tuple[str, ...]:
     return () if recipe.init == "auto" else (f"init {recipe.init} is left aside: the net was given with its weights",)
 
 
-def _origin(net: nn.Module, data: Data) -> Origin | None:
+def _origin(net: nn.Module, data: Data, as_built: bool) -> Origin | None:
     """Return how `build` makes this net; None for a net of the user's own, or one that was changed since."""
     origin = getattr(net, "origin", None)
-    if not isinstance(origin, Origin):
-        return None
+    if as_built or not isinstance(origin, Origin):
+        return origin if isinstance(origin, Origin) else None
     try:
         same = repr(sketch(origin.name, data.num_classes, data.image, **origin.options)) == repr(net)
     except UsageError:
