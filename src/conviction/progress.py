@@ -64,7 +64,7 @@ class Terminal:
         from rich.progress import BarColumn, Progress, TextColumn
 
         self.bar = Progress(
-            BarColumn(30), TextColumn("{task.description}", markup=False),
+            BarColumn(10), TextColumn("{task.description}", markup=False),
             console=Console(file=stream, highlight=False, emoji=False), transient=True, refresh_per_second=8,
         )  # fmt: skip
         self.task = self.bar.add_task("", total=1.0)
