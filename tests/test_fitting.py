@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import conviction
+from conviction.data.held import Held
 from conviction.data.records import Data
 from conviction.errors import ConvictionError, DivergedError, ResourceError, UsageError
 from conviction.fitting import Note, fit_events
@@ -52,6 +53,8 @@ def test_a_run_learns_and_leaves_its_folder(finished: conviction.Run, small_data
     assert recipe["lr"] == 0.01 and recipe["run"]["net"] == "lenet-bn"
     assert recipe["precision"] in ("fp32", "bf16", "fp16"), "decisions are written resolved"
     assert not list(folder.rglob("*.tmp"))
+    (events,) = folder.glob("events.out.tfevents.*")
+    assert b"valid/top1" in events.read_bytes(), "TensorBoard shows the same columns"
 
 
 def test_the_promised_fields_are_there(finished: conviction.Run) -> None:
@@ -97,6 +100,30 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
 def test_resume_without_a_run_starts_afresh(small_data: Data, tmp_path: Path) -> None:
     run = conviction.fit("lenet", small_data, conviction.Recipe(epochs=1), tmp_path / "new", resume=True)
     assert run.finished
+
+
+def test_the_test_split_is_touched_once_at_the_end(small_data: Data, tmp_path: Path) -> None:
+    class Counted:
+        def __init__(self, source: Held) -> None:
+            self.source, self.fetched = source, []
+
+        def __len__(self) -> int:
+            return len(self.source)
+
+        def fetch(self, indices: torch.Tensor) -> torch.Tensor:
+            self.fetched += indices.tolist()
+            return self.source.fetch(indices)
+
+    counted = Counted(small_data.test.source)
+    data = dataclasses.replace(small_data, test=dataclasses.replace(small_data.test, source=counted))
+    events = fit_events("lenet-bn", data, conviction.Recipe(epochs=2, batch_size=64), tmp_path / "run")
+    for event in events:
+        if getattr(event, "text", "") == "evaluating on the test split":
+            break
+        assert counted.fetched == [], "nothing is chosen by the test split"
+    list(events)
+    assert counted.fetched[: len(counted)] == list(range(len(counted))), "each picture once, then the mistakes to show"
+    assert len(counted.fetched) <= len(counted) + 24
 
 
 def test_a_folder_that_holds_a_run_is_refused(finished: conviction.Run, small_data: Data) -> None:
