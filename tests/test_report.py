@@ -24,9 +24,8 @@ from conviction.metrics import Evaluation, measure_answers
 from conviction.recipe import Recipe
 from conviction.report import format_report, write_report
 from conviction.report.answers import encode_picture
-from conviction.report.training import quoted
 from conviction.runs import Epoch, Run, Sources
-from conviction.text import format_percent
+from conviction.text import format_percent, quoted
 
 SECTIONS = ["decided", "curves", "confusion", "mistakes", "classes", "calibration", "recipe", "environment", "next"]
 HOSTILE = (

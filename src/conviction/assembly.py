@@ -103,8 +103,10 @@ def _notes_on_own(recipe: Recipe) -> tuple[str, ...]:
 def _origin(net: nn.Module, data: Data, as_built: bool) -> Origin | None:
     """Return how `build` makes this net; None for a net of the user's own, or one that was changed since."""
     origin = getattr(net, "origin", None)
-    if as_built or not isinstance(origin, Origin):
-        return origin if isinstance(origin, Origin) else None
+    if not isinstance(origin, Origin):
+        return None
+    if as_built:
+        return origin
     try:
         same = repr(sketch(origin.name, data.num_classes, data.image, **origin.options)) == repr(net)
     except UsageError:

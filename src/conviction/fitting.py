@@ -234,7 +234,7 @@ class _Fit:
             save_tensors(self.run.folder / runs.BEST, self.training.evaluated.state_dict(), facts)
         rows = [dataclasses.asdict(row) for row in self.history]
         save_training(self.run.folder / runs.LAST, self.training, {"history": rows, "seconds": self.seconds})
-        runs.write_run(self.run)
+        runs.write_history(self.run)
 
     def _answers(self, split: str, most: int | None = None) -> tuple[Tensor, Tensor]:
         recipe = self.recipe

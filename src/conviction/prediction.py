@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from conviction.data.records import Preprocessing
 from conviction.errors import DataError, UsageError
 from conviction.evaluation import answer, batch_size_for, rank_answers
 from conviction.runs import Run, read_run
-from conviction.text import list_some, printable
+from conviction.text import list_some, printable, system_reason
 from conviction.training.deciding import find_device
 
 
@@ -81,8 +80,8 @@ def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
     except OSError as error:  # a name that is too long, a folder that may not be entered
-        what = os.strerror(error.errno or 0).lower()
-        raise DataError(f"the image cannot be opened: {what}", printable(path), "check the path") from error
+        what = f"the image cannot be opened: {system_reason(error)}"
+        raise DataError(what, printable(path), "check the path") from error
 
 
 def find_files(images: Sequence[str | Path]) -> list[Path]:

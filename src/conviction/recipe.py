@@ -112,13 +112,18 @@ def parse_toml(text: str, where: str = "recipe") -> dict[str, Any]:
     return values
 
 
-def read_recipe(path: Path) -> Recipe:
-    """Read a recipe from a TOML file."""
+def read_knobs(path: Path) -> dict[str, Any]:
+    """Read the knobs that a TOML file sets, by name."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:  # not there, not UTF-8, not a path
         raise UsageError("the recipe cannot be read", printable(path), "give a TOML file in UTF-8") from error
-    return Recipe(**parse_toml(text, printable(path)))
+    return parse_toml(text, printable(path))
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe from a TOML file."""
+    return Recipe(**read_knobs(path))
 
 
 def format_toml(recipe: Recipe, run: Mapping[str, Any] | None = None) -> str:

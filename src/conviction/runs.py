@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import io
 import json
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,7 @@ from conviction.errors import DataError, UsageError, WeightsError
 from conviction.nets import build
 from conviction.recipe import Recipe, format_toml, read_recipe
 from conviction.storage import explain_os_error, make_folder, refusing, write_text
-from conviction.text import list_some, printable
+from conviction.text import list_some, printable, system_reason
 from conviction.training.checkpoint import load_state, read_tensors
 
 # What a run writes beside run.json.
@@ -173,8 +172,13 @@ def write_run(run: Run) -> None:
     # First what tells that the folder holds a run of ours: whoever finds only half of the rest knows whose it is.
     write_text(run.folder / "run.json", json.dumps(record, indent=1) + "\n")
     write_text(run.folder / "recipe.toml", format_toml(run.recipe, used))
-    write_text(run.folder / "history.csv", format_history(run.history))
+    write_history(run)
     make_folder(run.folder / "checkpoints")
+
+
+def write_history(run: Run) -> None:
+    """Write history.csv, all that changes from epoch to epoch."""
+    write_text(run.folder / "history.csv", format_history(run.history))
 
 
 def format_history(history: tuple[Epoch, ...]) -> str:
@@ -193,7 +197,7 @@ def read_run(folder: str | Path) -> Run:
     try:
         there, holds = folder.is_dir(), holds_run(folder)
     except OSError as error:  # a name that is too long, a folder that may not be entered
-        raise WeightsError(f"the run cannot be opened: {os.strerror(error.errno or 0).lower()}", printable(folder),
+        raise WeightsError(f"the run cannot be opened: {system_reason(error)}", printable(folder),
                            remedy) from error  # fmt: skip
     if not there:
         raise WeightsError("no such run", printable(folder), remedy)

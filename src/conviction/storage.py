@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from conviction.errors import ConvictionError, ResourceError
-from conviction.text import format_bytes, printable
+from conviction.text import format_bytes, printable, system_reason
 
 _REMEDIES = {
     errno.ENOSPC: "free some space or choose another --out",
@@ -35,7 +35,7 @@ def refusing(path: Path) -> Generator[None]:
 
 def explain_os_error(error: OSError, path: Path) -> ConvictionError:
     """Return the refusal for an operating system error met while writing `path`."""
-    what = os.strerror(error.errno).lower() if error.errno else str(error)
+    what = system_reason(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         with contextlib.suppress(OSError):
             what += f" ({format_bytes(shutil.disk_usage(existing_parent(path)).free)} free)"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import shlex
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -71,6 +73,17 @@ def suggest(word: str, known: Iterable[str]) -> str:
     """Return ` (did you mean ...?)` with the nearest known words, or an empty string when none is near."""
     near = difflib.get_close_matches(word.lower(), list(known), n=3, cutoff=0.6)
     return f" (did you mean {' or '.join(map(printable, near))}?)" if near else ""
+
+
+def quoted(path: object) -> str:
+    """Return a path as a shell takes it for one word, and never for an option."""
+    text = printable(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
+
+
+def system_reason(error: OSError) -> str:
+    """Return why the operating system refused, as in `permission denied`."""
+    return os.strerror(error.errno).lower() if error.errno else str(error)
 
 
 def list_some(names: Sequence[str], most: int = 5) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import io
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Sequence
 
 from conviction.errors import ConvictionError, UsageError
-from conviction.text import printable
+from conviction.text import printable, quoted
 
 # What users of other tools type; each is accepted and its name here is told once.
 SYNONYMS = {
@@ -47,8 +46,8 @@ def run(arguments: Sequence[str]) -> int:
     except ConvictionError as error:
         return _refuse(_one_line(str(error)), error.exit_code)
     except KeyboardInterrupt as interrupt:
-        folder = printable(interrupt.args[0]) if interrupt.args else ""
-        saved = f"; whole epochs are saved, {folder} - go on with --resume --out {shlex.quote(folder)}"
+        folder = interrupt.args[0] if interrupt.args else ""
+        saved = f"; whole epochs are saved, {printable(folder)} - go on with --resume --out {quoted(folder)}"
         return _refuse("interrupted" + (saved if folder else " - nothing was begun"), 130)
     except BrokenPipeError:  # the reader of our output left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from conviction.cli import output
 from conviction.errors import UsageError
 from conviction.nets.catalogue import NETS, find_net
-from conviction.recipe import Recipe, parse_setting, parse_toml
+from conviction.recipe import Recipe, parse_setting, read_knobs
 from conviction.text import printable
 from conviction.version import __version__
 
@@ -190,11 +190,6 @@ def parse_image(text: str) -> tuple[int, int, int]:
 
 def merge_knobs(recipe: Path | None, settings: tuple[str, ...], flags: dict[str, Any]) -> dict[str, Any]:
     """Put together a recipe file, `--set` and the flags; the later win."""
-    knobs: dict[str, Any] = {}
-    if recipe is not None:
-        try:
-            knobs = parse_toml(recipe.read_text(encoding="utf-8-sig"), printable(recipe))
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError("the recipe cannot be read", printable(recipe), "give a TOML file in UTF-8") from error
+    knobs = {} if recipe is None else read_knobs(recipe)
     knobs |= dict(parse_setting(setting) for setting in settings)
     return knobs | {name: value for name, value in flags.items() if value is not None}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json as json_format
 import math
-import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from conviction.text import (
     format_shape,
     format_table,
     printable,
+    quoted,
 )
 
 if TYPE_CHECKING:
@@ -62,8 +62,11 @@ def show_nets(rows: Sequence[Row], json: bool) -> None:
 
 def show_layers(net: str, image: tuple[int, int, int], layers: Sequence[Layer], json: bool) -> None:
     """The layer table."""
-    totals = {name: sum(getattr(layer, name) for layer in layers) for name in ("params", "macs", "saved_bytes")}
+    from conviction.planning.layers import total  # torch is there by now: the layers were measured with it
+
+    whole = total(layers)
     if json:
+        totals = {"params": whole.params, "macs": whole.macs, "saved_bytes": whole.saved_bytes}
         print_json({"net": net, "image": image, **totals, "layers": [dataclasses.asdict(layer) for layer in layers]})
         return
     header = ("layer", "kind", "output", "params", "MACs", "saved")
@@ -72,16 +75,9 @@ def show_layers(net: str, image: tuple[int, int, int], layers: Sequence[Layer], 
          format_bytes(layer.saved_bytes))
         for layer in layers
     ]  # fmt: skip
-    total = (
-        "total",
-        "",
-        "",
-        f"{totals['params']:,}",
-        format_count(totals["macs"]),
-        format_bytes(totals["saved_bytes"]),
-    )
+    last = ("total", "", "", f"{whole.params:,}", format_count(whole.macs), format_bytes(whole.saved_bytes))
     print(f"{net}, image {format_shape(image)}\n")
-    print(format_table(header, [*rows, total], right=(3, 4, 5)))
+    print(format_table(header, [*rows, last], right=(3, 4, 5)))
     print("\nsaved: bytes kept for the backward pass of a training step.")
 
 
@@ -100,7 +96,7 @@ def show_fit(run: Run, json: bool) -> None:
         print_json(result)
         return
     low, high = result["interval"]
-    folder = shlex.quote(printable(run.folder))
+    folder = quoted(run.folder)
     print(f"{result['net']} on {printable(result['data'])}: {result['split']} top-1 {format_percent(result['top1'])}"
           f" (95 % interval {format_percent(low)} to {format_percent(high)})")  # fmt: skip
     print(f"validation {format_percent(result['valid_top1'])}, train {format_percent(result['train_top1'])},"
@@ -111,7 +107,7 @@ def show_fit(run: Run, json: bool) -> None:
 
 
 def show_evaluation(evaluation: Evaluation, json: bool) -> None:
-    """Accuracy, the classes from worst to best, the commonest confusions."""
+    """Accuracy with its interval, calibration, the classes from worst to best."""
     if json:
         print_json(evaluation.to_dict())
     else:

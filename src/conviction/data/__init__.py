@@ -10,7 +10,7 @@ from conviction.data.downloading import Progress
 from conviction.data.named import SETS, read_named
 from conviction.data.records import Data
 from conviction.errors import DataError
-from conviction.text import printable, suggest
+from conviction.text import printable, suggest, system_reason
 
 if TYPE_CHECKING:
     from conviction.data.audit import Audit
@@ -72,5 +72,5 @@ def _kind_of(path: Path) -> Literal["pixels", "folder", "nothing"]:
             return "pixels"
         return "folder" if path.is_dir() else "nothing"
     except OSError as error:  # a name that is too long, a folder that may not be entered
-        reason = os.strerror(error.errno or 0).lower()
-        raise DataError(f"the data cannot be opened: {reason}", printable(path), "check the path") from error
+        what = f"the data cannot be opened: {system_reason(error)}"
+        raise DataError(what, printable(path), "check the path") from error

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from conviction.errors import DataError
-from conviction.text import list_some, printable, suggest
+from conviction.text import list_some, printable, suggest, system_reason
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 SPLIT_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
@@ -189,7 +189,7 @@ def _existing(path: Path) -> Path:
         if path.exists():
             raise DataError("a file where a folder of class folders is needed", printable(path), "give the folder")
     except OSError as error:  # a name that is too long, a folder that may not be entered
-        what = f"the folder cannot be opened: {os.strerror(error.errno or 0).lower()}"
+        what = f"the folder cannot be opened: {system_reason(error)}"
         raise DataError(what, printable(path), "check the path") from error
     parent = path.absolute().parent
     near = suggest(path.name, [entry.name for entry in _entries(parent)]) if parent.is_dir() else ""
@@ -201,7 +201,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        what = f"the folder cannot be opened: {os.strerror(error.errno or 0).lower()}"
+        what = f"the folder cannot be opened: {system_reason(error)}"
         raise DataError(what, printable(folder), "check its permissions") from error
 
 

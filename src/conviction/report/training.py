@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shlex
-from pathlib import Path
 
 from conviction.figures import Markup, Series, element, joined, line_chart
 from conviction.report.pieces import clipped, folded, name, plural, section, soft, table
 from conviction.runs import Run
-from conviction.text import format_percent, format_seconds, printable
+from conviction.text import format_percent, format_seconds, printable, quoted
 
 # Epochs listed as numbers; of longer runs history.csv holds them.
 _EPOCHS_LISTED = 500
@@ -100,9 +98,3 @@ def next_section(run: Run) -> Markup:
     )
     blocks = [joined([element("span", f"# {why}"), Markup("\n"), command]) for why, command in steps]
     return section("next", "What to do with it", element("pre", Markup("\n\n".join(blocks))))
-
-
-def quoted(path: Path) -> str:
-    """Return a path as a shell takes it for one word, and never for an option."""
-    text = printable(path)
-    return shlex.quote(f"./{text}" if text.startswith("-") else text)
