@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from conviction import runs
 from conviction.assembly import Assembly, assemble, count_params
-from conviction.data.augmentation import Augmentation, augment
-from conviction.data.batches import batches, count_batches
 from conviction.data.downloading import Progress
 from conviction.data.records import Data
 from conviction.errors import DivergedError, UsageError
 from conviction.evaluation import answer_split, worst_mistakes
+from conviction.feeding import Feed
 from conviction.metrics import measure_answers, measure_loss_and_top1
 from conviction.recipe import Recipe
 from conviction.report import write_report
@@ -129,18 +128,12 @@ class _Fit:
 
     def __init__(self, run: Run, made: Assembly, resume: bool) -> None:
         self.run, self.data, self.net_name, self.recipe = run, made.data, made.name, made.recipe
-        data, recipe = made.data, made.recipe
-        assert recipe.batch_size is not None and recipe.epochs is not None and recipe.device is not None
-        self.batch_size = min(recipe.batch_size, len(data.train))
-        self.steps_per_epoch = max(1, count_batches(data.train, self.batch_size, drop_last=True))
+        recipe = made.recipe
+        self.feed = Feed(made.data, recipe)
         self.net = made.net.to(recipe.device)
         if recipe.channels_last:
             self.net = self.net.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]  # torch has it
-        self.training = Training(self.net, recipe, self.steps_per_epoch)
-        self.augmentation = Augmentation(
-            flip=bool(recipe.flip), crop=recipe.crop or "none", crop_pad=recipe.crop_pad, crop_scale=recipe.crop_scale,
-            erase=recipe.erase or 0.0, mixup=recipe.mixup, cutmix=recipe.cutmix,
-        )  # fmt: skip
+        self.training = Training(self.net, recipe, self.feed.steps_per_epoch)
         # To read a loss on an accelerator is to wait for it.
         self.read_every = 1 if self.training.device.type == "cpu" else 16
         self.history: list[Epoch] = []
@@ -153,8 +146,8 @@ class _Fit:
         assert self.recipe.epochs is not None
         self._go_on()
         runs.write_run(self.run)
-        yield Started(self.net_name, self.data.name, self.recipe.epochs, self.steps_per_epoch, params, self.run.folder,
-                      len(self.history))  # fmt: skip
+        yield Started(self.net_name, self.data.name, self.recipe.epochs, self.feed.steps_per_epoch, params,
+                      self.run.folder, len(self.history))  # fmt: skip
         with EventFile(self.run.folder) as track:
             for event in self._train():
                 if isinstance(event, Epoch):
@@ -181,7 +174,7 @@ class _Fit:
         started = begun = time.perf_counter()
         before = self.seconds
         rows: list[Step] = []
-        for step in self.training.run(self._batches, first_epoch=len(self.history)):
+        for step in self.training.run(self.feed, first_epoch=len(self.history)):
             rows.append(step)
             if step.in_epoch % self.read_every == 0 or step.ends_epoch:
                 self._check(step)
@@ -198,16 +191,6 @@ class _Fit:
         if not math.isfinite(float(step.loss)):
             raise DivergedError(f"the loss became {float(step.loss)} at step {step.index}, lr {step.lr:.3g}",
                                 printable(self.run.folder), "lower --lr, or set clip_norm")  # fmt: skip
-
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        recipe = self.recipe
-        chosen = batches(
-            self.data.train, self.batch_size, seed=recipe.seed, epoch=epoch, shuffled=True, drop_last=True,
-            device=recipe.device or "cpu", workers=recipe.workers or 0,
-        )  # fmt: skip
-        for batch in chosen:
-            yield augment(batch, self.data.preprocessing, self.augmentation, seed=recipe.seed, epoch=epoch,
-                          num_classes=self.data.num_classes)  # fmt: skip
 
     def _end_epoch(self, steps: list[Step], seconds: float) -> Epoch:
         """Measure the epoch; `seconds` is all its training took, waiting for data included."""
@@ -263,7 +246,7 @@ class _Fit:
             "train_top1": measure_loss_and_top1(*self._answers("train", _TRAIN_SAMPLE))[1],
             "valid_top1": best.valid_top1, "best_epoch": best.epoch, "seconds": round(self.seconds, 2),
             "images_per_second": sorted(row.images_per_second for row in self.history)[len(self.history) // 2],
-            "lr": recipe.lr, "optimizer": recipe.optimizer, "batch_size": self.batch_size, "params": params,
+            "lr": recipe.lr, "optimizer": recipe.optimizer, "batch_size": self.feed.batch_size, "params": params,
             "image": list(self.data.image), "findings": [],
         }  # fmt: skip
         self.run = dataclasses.replace(self.run, result=result)

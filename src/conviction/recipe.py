@@ -62,6 +62,11 @@ class Recipe:
     init: str = knob(
         "auto", "where the weights start", choices=("auto", "paper", "pytorch", "kaiming", "xavier", "lsuv")
     )
+    preflight: str = knob("stop", "what to do where the checks before training fail", choices=("stop", "warn", "off"))
+    recoveries: int = knob(
+        3, "most times that a blown-up run goes back to its last good step with a smaller rate", low=0, high=100
+    )
+    precise_bn: bool = knob(True, "recompute batch norm's running statistics before each evaluation")
     precision: str | None = knob(
         None, "number format of the layers (weights stay fp32)", choices=("fp32", "bf16", "fp16")
     )
