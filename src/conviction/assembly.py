@@ -87,7 +87,7 @@ def assemble(
         side=height if height == width else None,
         batch_size=getattr(opened.train.source, "batch_size", None),
     )
-    recipe, decisions = decide(recipe, built, around)
+    recipe, decisions = decide(recipe, built, around, made_by.name if made_by else None)
     name, options = (made_by.name, dict(made_by.options)) if made_by else (None, {})
     sources = replace(reopening, net=name, net_options=options)
     if sources.data is not None:  # it is opened again at the size that was decided

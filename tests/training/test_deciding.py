@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from conviction.errors import UsageError
+from conviction.nets import names
 from conviction.recipe import Recipe, format_toml, parse_toml
 from conviction.training.deciding import Circumstances, decide, find_device
+from conviction.training.recipes import RECIPES, find_recipe
 
 AROUND = Circumstances(train_images=1000, mirrors=True, cropped=False, side=28)
 PLAIN = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2))
@@ -137,3 +139,17 @@ def test_an_accelerator_that_is_there_is_taken(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(UsageError, match="cuda:2"):
         find_device("cuda:2")
     assert decide(Recipe(device="cpu"), PLAIN, AROUND)[0].precision == "fp32"
+
+
+def test_every_net_has_a_row_of_its_own_and_every_row_is_used() -> None:
+    used = {find_recipe(PLAIN, name).nets for name in names()}
+    assert "" not in used, "a net falls through to the kinds"
+    assert used == {row.nets for row in RECIPES}
+    assert find_recipe(PLAIN, "vgg11/4") is find_recipe(NORMED, "vgg11")
+    assert find_recipe(PLAIN, "vgg11-bn/4") is not find_recipe(PLAIN, "vgg11")
+
+
+def test_label_smoothing_is_that_of_the_inception_paper() -> None:
+    smoothed = {name for name in names() if find_recipe(PLAIN, name).label_smoothing}
+    assert smoothed == {name for name in names() if name.startswith(("inception-v", "inception-resnet"))}
+    assert decide(Recipe(), PLAIN, AROUND, "inception-v3")[0].label_smoothing == 0.1

@@ -10,6 +10,7 @@ from torch import nn
 from conviction.errors import UsageError
 from conviction.recipe import Recipe
 from conviction.text import printable
+from conviction.training.recipes import NetRecipe, find_recipe
 
 
 @dataclass(frozen=True)
@@ -26,21 +27,23 @@ class Circumstances:
     batch_size: int | None = None
 
 
-def decide(recipe: Recipe, net: nn.Module, around: Circumstances) -> tuple[Recipe, tuple[str, ...]]:
-    """Fill every open knob; returns the decided recipe and the decisions in words."""
-    kind = kind_of(net)
+def decide(
+    recipe: Recipe, net: nn.Module, around: Circumstances, name: str | None = None
+) -> tuple[Recipe, tuple[str, ...]]:
+    """Fill every open knob, for a net that `build` knows by `name` from its recipe; returns the decisions in words."""
+    row = find_recipe(net, name)
     batch_size = around.batch_size or recipe.batch_size or min(128, max(2, around.train_images // 4))
     device = find_device(recipe.device)
     decided = {
         "epochs": _epochs(around.train_images),
         "batch_size": batch_size,
         "optimizer": "adamw",
-        "lr": _rate(recipe.optimizer or "adamw", kind, min(batch_size, max(1, around.train_images))),
+        "lr": _rate(recipe.optimizer or "adamw", row, min(batch_size, max(1, around.train_images))),
         "weight_decay": 0.05 if (recipe.optimizer or "adamw") == "adamw" else 5e-4,
         "schedule": "onecycle",
         "warmup_epochs": 0.0 if (recipe.schedule or "onecycle") == "onecycle" else 0.5,
-        "clip_norm": 0.0 if "normed" in kind else 1.0,
-        "label_smoothing": 0.0,
+        "clip_norm": row.clip_norm,
+        "label_smoothing": row.label_smoothing,
         "flip": around.mirrors,
         "crop": "resized" if around.cropped else "shift" if around.mirrors else "none",
         "erase": 0.0,
@@ -74,35 +77,10 @@ def find_device(wanted: str | None) -> torch.device:
     return device
 
 
-# Peak rates at a batch of 128 by kind of net, AdamW's and SGD's. Sigmoids shrink gradients and stand a larger rate, and
-# so do nets with batch norm; depth without it needs a smaller one.
-_RATES = {
-    "squashing, normed": (0.02, 0.5),
-    "squashing": (0.005, 0.1),
-    "normed": (0.003, 0.05),
-    "shallow": (0.001, 0.02),
-    "deep": (0.0005, 0.01),
-}
-_SHALLOW = 10  # layers with weights
-
-
-def kind_of(net: nn.Module) -> str:
-    """Return the kind of a net, by what decides how large a step it stands: a key of the table of rates."""
-    modules = list(net.modules())
-    normed = any(
-        isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)) for module in modules
-    )
-    if any(isinstance(module, (nn.Sigmoid, nn.Tanh)) for module in modules):
-        return "squashing, normed" if normed else "squashing"
-    layers = sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in modules)
-    return "normed" if normed else "shallow" if layers <= _SHALLOW else "deep"
-
-
-def _rate(optimizer: str, kind: str, batch_size: int) -> float:
+def _rate(optimizer: str, row: NetRecipe, batch_size: int) -> float:
     """AdamW's rate grows with the root of the batch size, SGD's in proportion to it."""
-    adamw, sgd = _RATES[kind]
     share = batch_size / 128
-    return float(f"{adamw * share**0.5 if optimizer == 'adamw' else sgd * share:.3g}")
+    return float(f"{row.adamw * share**0.5 if optimizer == 'adamw' else row.sgd * share:.3g}")
 
 
 def _epochs(train_images: int) -> int:

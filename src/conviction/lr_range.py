@@ -1,0 +1,218 @@
+"""The learning-rate finder: a range test, then a bake-off of a few rates by short runs from the same start.
+
+The range test (Smith 2017, section 3.3) alone shows where a net diverges, not which rate learns best: its losses are
+those of one run whose rate changes all the time. So it only places the candidates. These then train for real, each from
+the same weights, on the same batches, with the recipe's own optimizer and the shape of its schedule; the worse half
+is dropped while the runs double in length (successive halving, Jamieson & Talwalkar 2016).
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from conviction.recipe import Recipe
+from conviction.training.loop import Batches, Training, autocasting
+
+# The range test's first and last rate: no convolutional net learns with a rate outside.
+_BOUNDS = {"adamw": (1e-6, 1.0), "sgd": (1e-5, 10.0)}
+# Candidates are this factor apart, from a little above the rate at which the range test's loss exploded.
+_SPACING, _CANDIDATES = 2.5, 7
+# How many go into each round of the bake-off; each round's runs are twice as long as the last one's.
+_ROUNDS = (_CANDIDATES, 4, 2)
+# Images of the probe that the range test reads after each of its steps, and by how much more than it had fallen the
+# loss must rise above its start to have exploded.
+_RANGE_IMAGES, _EXPLOSION = 128, 1.0
+# A fall of the loss below this share of ln(classes) is none.
+_LEAST_FALL = 0.02
+
+
+@dataclass(frozen=True)
+class Point:
+    """One reading of the range test: the rate, the loss of its batch before the update, the probe's loss after it."""
+
+    lr: float
+    train_loss: float
+    probe_loss: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A short run at one peak rate: its updates and the probe's mean loss after them (infinite where it diverged)."""
+
+    lr: float
+    steps: int
+    probe_loss: float
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many updates a sweep may make: in its range test, and for one candidate of the first round."""
+
+    range_steps: int
+    first_steps: int
+
+    @property
+    def total_steps(self) -> int:
+        """All updates of a sweep, but for a second look where no rate seems to help."""
+        return self.range_steps + sum(kept * self.first_steps * 2**number for number, kept in enumerate(_ROUNDS))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a sweep measured. `lr` is None where no rate made the probe's loss fall by more than `least_fall`.
+
+    `low` and `high` are the rates between which the range test's loss fell (of which it began to fall, and after which
+    it exploded); `loss_start` and `loss_end` are the probe's losses before and after the best trial.
+    """
+
+    lr: float | None
+    low: float
+    high: float
+    loss_start: float
+    loss_end: float
+    least_fall: float
+    curve: tuple[Point, ...]
+    trials: tuple[Trial, ...]
+
+
+def sweep(
+    net: nn.Module, recipe: Recipe, feed: Batches, probe: tuple[Tensor, Tensor], budget: Budget
+) -> Generator[Point | Trial, None, Found]:
+    """Look for the largest peak rate with which `net` learns best; yields what is measured and returns the outcome.
+
+    `recipe` is a decided one, of which all but `lr` holds for the trials; `feed(epoch)` gives batches as in training;
+    `probe` are images [N, C, H, W] and labels [N] on which every rate is judged, best such as are not trained on. The
+    net is not touched: copies of it train. The same arguments give the same outcome.
+    """
+    with torch.random.fork_rng():
+        return (yield from _Sweep(net, recipe, feed, probe).events(budget))
+
+
+class _Sweep:
+    """One sweep on its way."""
+
+    def __init__(self, net: nn.Module, recipe: Recipe, feed: Batches, probe: tuple[Tensor, Tensor]) -> None:
+        self.net, self.recipe, self.feed = net, recipe, feed
+        self.images, self.labels = probe
+        self.classes = 0
+        self.device = torch.device(recipe.device or "cpu")
+        self.curve: list[Point] = []
+        self.trials: list[Trial] = []
+        self.answers: dict[Trial, Tensor] = {}  # the probe's losses, image by image
+
+    def events(self, budget: Budget) -> Generator[Point | Trial, None, Found]:
+        """Go the whole way: range test, bake-off, and a second look before a refusal."""
+        start = self._losses(copy.deepcopy(self.net))
+        for point in self._range_test(budget.range_steps):
+            self.curve.append(point)
+            yield point
+        high = self._ceiling()
+        rates = [high * _SPACING ** (1 - number) for number in range(_CANDIDATES)]
+        steps = budget.first_steps
+        for kept in _ROUNDS:
+            for lr in rates[:kept]:
+                yield self._try(lr, steps)
+            done = sorted((trial for trial in self.trials if trial.steps == steps), key=lambda trial: trial.probe_loss)
+            rates, steps = [trial.lr for trial in done], 2 * steps
+        best = done[0]
+        least = self._least_fall(start, best)
+        if not start.mean() - best.probe_loss > least:  # a plateau at the start may only need longer
+            best = self._try(best.lr, 4 * steps)
+            yield best
+        winner = self._largest_within_noise(best)
+        fell = float(start.mean()) - winner.probe_loss > least
+        low = next((point.lr for point in self.curve if start.mean() - point.probe_loss > least), self.curve[0].lr)
+        return Found(winner.lr if fell else None, min(low, high), high, float(start.mean()), winner.probe_loss, least,
+                     tuple(self.curve), tuple(self.trials))  # fmt: skip
+
+    def _losses(self, net: nn.Module, most: int | None = None) -> Tensor:
+        """Return the probe's loss image by image, without dropout and with batch norm by the probe's own statistics."""
+        with _looking(net), torch.no_grad(), autocasting(self.device, self.recipe.precision):
+            logits = torch.cat([net(part).float() for part in self.images[:most].split(256)])
+        self.classes = logits.shape[1]
+        return F.cross_entropy(logits, self.labels[:most], reduction="none")
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the training batches from the first on, epoch after epoch."""
+        return itertools.chain.from_iterable(map(self.feed, itertools.count()))
+
+    def _training(self, lr: float, steps: int) -> Training:
+        """Return a training of a copy of the net, the recipe's in small: `steps` updates under the whole schedule."""
+        warmup = (self.recipe.warmup_epochs or 0.0) / (self.recipe.epochs or 1)
+        short = self.recipe.replace(lr=lr, epochs=1, warmup_epochs=warmup, ema=0.0, recoveries=0)
+        return Training(copy.deepcopy(self.net), short, steps)
+
+    def _range_test(self, steps: int) -> Iterator[Point]:
+        """Raise the rate geometrically from step to step until the loss explodes."""
+        low, high = _BOUNDS[self.recipe.optimizer or "sgd"]
+        training = self._training(low, steps)
+        torch.manual_seed(self.recipe.seed)
+        best = first = float(self._losses(training.net, _RANGE_IMAGES).mean())
+        for index, (images, targets) in enumerate(itertools.islice(self._batches(), steps)):
+            lr = low * (high / low) ** (index / (steps - 1))
+            training.net.train()
+            loss = float(training.update(images, targets, lr)[0])
+            probe = float(self._losses(training.net, _RANGE_IMAGES).mean())
+            yield Point(lr, loss, probe)
+            best = min(best, probe)
+            if not math.isfinite(probe + loss) or probe > 2 * first - best + _EXPLOSION:
+                return
+
+    def _ceiling(self) -> float:
+        """Return the last rate of the range test before its loss exploded."""
+        return self.curve[-2 if len(self.curve) > 1 else -1].lr
+
+    def _try(self, lr: float, steps: int) -> Trial:
+        """Train a copy at peak rate `lr` and judge it by the probe."""
+        training = self._training(lr, steps)
+        stream = self._batches()
+        finite = all(math.isfinite(float(step.loss)) for step in training.run(lambda epoch: stream))
+        losses = self._losses(training.net) if finite else torch.full(self.labels.shape, math.inf)
+        mean = float(losses.mean())
+        trial = Trial(lr, steps, mean if math.isfinite(mean) else math.inf)
+        self.trials.append(trial)
+        self.answers[trial] = losses
+        return trial
+
+    def _least_fall(self, start: Tensor, best: Trial) -> float:
+        """Return the least fall of the loss that counts: 3 standard errors of it, or 2 % of ln(classes)."""
+        fall = start - self.answers[best]
+        error = float(fall.std()) / math.sqrt(len(fall))
+        return max(3 * error if math.isfinite(error) else 0.0, _LEAST_FALL * math.log(self.classes))
+
+    def _largest_within_noise(self, best: Trial) -> Trial:
+        """Return, of the trials as long as the best, the one of largest rate that is no worse but by chance."""
+        rivals = [trial for trial in self.trials if trial.steps == best.steps and trial.lr >= best.lr]
+        return max((trial for trial in rivals if self._no_worse(trial, best)), key=lambda trial: trial.lr)
+
+    def _no_worse(self, trial: Trial, best: Trial) -> bool:
+        worse = self.answers[trial] - self.answers[best]
+        return trial is best or float(worse.mean()) <= float(worse.std()) / math.sqrt(len(worse))
+
+
+@contextmanager
+def _looking(net: nn.Module) -> Generator[None]:
+    """Let a net answer without dropout, its batch norm by the batch and without moving its running statistics."""
+    modes = {module: module.training for module in net.modules()}
+    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    kept = [(norm, norm.momentum) for norm in norms]
+    net.eval()
+    for norm in norms:
+        norm.train()
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in kept:
+            norm.momentum = momentum
+        for module, mode in modes.items():
+            module.training = mode
