@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from conviction.data.wrapped import from_loaders
     from conviction.errors import ConvictionError
     from conviction.evaluation import evaluate
+    from conviction.lr_finding import LRSweep
     from conviction.metrics import Evaluation
     from conviction.nets import NETS, build, names, sketch
     from conviction.planning.layers import layer_table
@@ -40,6 +41,7 @@ _PAGE = {
     "ConvictionError": "errors:ConvictionError",
     "Data": "data.records:Data",
     "Evaluation": "metrics:Evaluation",
+    "LRSweep": "lr_finding:LRSweep",
     "NETS": "nets:NETS",
     "Recipe": "recipe:Recipe",
     "Run": "runs:Run",
@@ -54,7 +56,7 @@ _PAGE = {
     "sketch": "nets:sketch",
 }
 
-__all__ = ["__version__", "audit", "evaluate_run", "fit", "predict", *_PAGE]
+__all__ = ["__version__", "audit", "evaluate_run", "find_lr", "fit", "predict", *_PAGE]
 
 
 def __getattr__(name: str) -> Any:
@@ -91,6 +93,31 @@ def fit(
     display = choose_display()
     told = tell_download(display)
     return follow(fit_events(net, data, recipe, out, resume=resume, data_root=data_root, progress=told), display)
+
+
+def find_lr(
+    net: str | nn.Module,
+    data: Data | str | os.PathLike[str],
+    recipe: Recipe | None = None,
+    *,
+    optimizer: str | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    data_root: str | None = None,
+) -> LRSweep:
+    """Find the largest learning rate with which a net learns best, proved by short runs; progress goes to stderr.
+
+    The answer holds for this optimizer, batch size, precision, augmentation and schedule: those of the recipe, or
+    what `fit` would take. Where no rate helps, `lr` is None and `refused` tells the cause. The net is left as it was.
+    """
+    from conviction.lr_finding import lr_events
+    from conviction.progress import choose_display, follow_sweep, tell_download
+    from conviction.recipe import Recipe
+
+    given = {"optimizer": optimizer, "batch_size": batch_size, "seed": seed}
+    knobs = (recipe or Recipe()).replace(**{name: value for name, value in given.items() if value is not None})
+    display = choose_display()
+    return follow_sweep(lr_events(net, data, knobs, data_root=data_root, progress=tell_download(display)), display)
 
 
 def evaluate_run(

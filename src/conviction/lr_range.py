@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from conviction.probe import random_state_kept
 from conviction.recipe import Recipe
 from conviction.training.loop import Batches, Training, autocasting
 
@@ -26,13 +27,15 @@ from conviction.training.loop import Batches, Training, autocasting
 _BOUNDS = {"adamw": (1e-6, 1.0), "sgd": (1e-5, 10.0)}
 # Candidates are this factor apart, from a little above the rate at which the range test's loss exploded.
 _SPACING, _CANDIDATES = 2.5, 7
-# How many go into each round of the bake-off; each round's runs are twice as long as the last one's.
-_ROUNDS = (_CANDIDATES, 4, 2)
 # Images of the probe that the range test reads after each of its steps, and by how much more than it had fallen the
 # loss must rise above its start to have exploded.
 _RANGE_IMAGES, _EXPLOSION = 128, 1.0
 # A fall of the loss below this share of ln(classes) is none.
 _LEAST_FALL = 0.02
+# A rate that raised the loss by more than this did harm.
+_HARM = 0.05
+# A smaller rate is almost as good where the loss fell by this share of what it fell with the larger one.
+_ALMOST = 0.9
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ class Budget:
 
     @property
     def total_steps(self) -> int:
-        """All updates of a sweep, but for a second look where no rate seems to help."""
-        return self.range_steps + sum(kept * self.first_steps * 2**number for number, kept in enumerate(_ROUNDS))
+        """The updates of a sweep whose first round shows which rates help; about twice as many where it does not."""
+        return self.range_steps + (_CANDIDATES + 4 * 2 + 2 * 4) * self.first_steps
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Found:
     """What a sweep measured. `lr` is None where no rate made the probe's loss fall by more than `least_fall`.
 
     `low` and `high` are the rates between which the range test's loss fell (of which it began to fall, and after which
-    it exploded); `loss_start` and `loss_end` are the probe's losses before and after the best trial.
+    it exploded); `loss_start` and `loss_end` are the probe's losses before and after the trial that won, of `steps`.
     """
 
     lr: float | None
@@ -80,6 +83,7 @@ class Found:
     loss_start: float
     loss_end: float
     least_fall: float
+    steps: int
     curve: tuple[Point, ...]
     trials: tuple[Trial, ...]
 
@@ -93,7 +97,7 @@ def sweep(
     `probe` are images [N, C, H, W] and labels [N] on which every rate is judged, best such as are not trained on. The
     net is not touched: copies of it train. The same arguments give the same outcome.
     """
-    with torch.random.fork_rng():
+    with random_state_kept(torch.device(recipe.device or "cpu")):
         return (yield from _Sweep(net, recipe, feed, probe).events(budget))
 
 
@@ -110,29 +114,44 @@ class _Sweep:
         self.answers: dict[Trial, Tensor] = {}  # the probe's losses, image by image
 
     def events(self, budget: Budget) -> Generator[Point | Trial, None, Found]:
-        """Go the whole way: range test, bake-off, and a second look before a refusal."""
+        """Go the whole way: range test, then bake-off."""
         start = self._losses(copy.deepcopy(self.net))
         for point in self._range_test(budget.range_steps):
             self.curve.append(point)
             yield point
         high = self._ceiling()
         rates = [high * _SPACING ** (1 - number) for number in range(_CANDIDATES)]
-        steps = budget.first_steps
-        for kept in _ROUNDS:
-            for lr in rates[:kept]:
-                yield self._try(lr, steps)
-            done = sorted((trial for trial in self.trials if trial.steps == steps), key=lambda trial: trial.probe_loss)
-            rates, steps = [trial.lr for trial in done], 2 * steps
-        best = done[0]
-        least = self._least_fall(start, best)
-        if not start.mean() - best.probe_loss > least:  # a plateau at the start may only need longer
-            best = self._try(best.lr, 4 * steps)
-            yield best
-        winner = self._largest_within_noise(best)
-        fell = float(start.mean()) - winner.probe_loss > least
-        low = next((point.lr for point in self.curve if start.mean() - point.probe_loss > least), self.curve[0].lr)
-        return Found(winner.lr if fell else None, min(low, high), high, float(start.mean()), winner.probe_loss, least,
-                     tuple(self.curve), tuple(self.trials))  # fmt: skip
+        best = yield from self._bake_off(rates, budget.first_steps, start)
+        winner = yield from self._step_back(self._largest_within_noise(best), float(start.mean()))
+        loss, least = float(start.mean()), self._least_fall(start, winner)
+        low = next((point.lr for point in self.curve if loss - point.probe_loss > least), high)
+        return Found(winner.lr if self._fell(start, winner) else None, min(low, high), high, loss, winner.probe_loss,
+                     least, winner.steps, tuple(self.curve), tuple(self.trials))  # fmt: skip
+
+    def _bake_off(self, rates: list[float], steps: int, start: Tensor) -> Generator[Trial, None, Trial]:
+        """Try the rates in rounds of ever fewer and longer runs; returns the best trial of the last round.
+
+        Where the first round moved nothing, its order is chance: a net on its first plateau only needs longer. Then
+        all rates that did no harm go on to a round four times as long, and it is the last but one.
+        """
+        ranked = yield from self._round(rates, steps)
+        if self._fell(start, ranked[0]):
+            later = ((4, 2 * steps), (2, 4 * steps))
+        else:
+            harmless = [trial for trial in ranked if trial.probe_loss < float(start.mean()) + _HARM]
+            ranked = yield from self._round([trial.lr for trial in (harmless or ranked)[:5]], 4 * steps)
+            later = ((2, 8 * steps),) if self._fell(start, ranked[0]) else ()
+        for kept, length in later:
+            ranked = yield from self._round([trial.lr for trial in ranked[:kept]], length)
+        return ranked[0]
+
+    def _round(self, rates: list[float], steps: int) -> Generator[Trial, None, list[Trial]]:
+        """Try each rate for `steps` updates; returns the trials, the best first."""
+        tried = []
+        for lr in rates:
+            tried.append(self._try(lr, steps))
+            yield tried[-1]
+        return sorted(tried, key=lambda trial: trial.probe_loss)
 
     def _losses(self, net: nn.Module, most: int | None = None) -> Tensor:
         """Return the probe's loss image by image, without dropout and with batch norm by the probe's own statistics."""
@@ -183,6 +202,9 @@ class _Sweep:
         self.answers[trial] = losses
         return trial
 
+    def _fell(self, start: Tensor, trial: Trial) -> bool:
+        return float(start.mean()) - trial.probe_loss > self._least_fall(start, trial)
+
     def _least_fall(self, start: Tensor, best: Trial) -> float:
         """Return the least fall of the loss that counts: 3 standard errors of it, or 2 % of ln(classes)."""
         fall = start - self.answers[best]
@@ -197,6 +219,32 @@ class _Sweep:
     def _no_worse(self, trial: Trial, best: Trial) -> bool:
         worse = self.answers[trial] - self.answers[best]
         return trial is best or float(worse.mean()) <= float(worse.std()) / math.sqrt(len(worse))
+
+    def _step_back(self, winner: Trial, start: float) -> Generator[Trial, None, Trial]:
+        """Return the next smaller rate instead, if it is almost as good, where the next larger one fails.
+
+        A run that is much longer than a trial meets that edge sooner or later.
+        """
+        if not self._at_the_edge(winner, start):
+            return winner
+        smaller = next((trial for trial in self.trials if self._next_to(winner, trial, 1 / _SPACING)), None)
+        if smaller is None:
+            smaller = self._try(winner.lr / _SPACING, winner.steps)
+            yield smaller
+        almost = start - smaller.probe_loss >= _ALMOST * (start - winner.probe_loss)
+        return smaller if almost else winner
+
+    def _at_the_edge(self, winner: Trial, start: float) -> bool:
+        """Whether the next larger rate, at equal steps, made the loss fall by less than half as much."""
+        for own in sorted((trial for trial in self.trials if trial.lr == winner.lr), key=lambda trial: -trial.steps):
+            larger = next((trial for trial in self.trials if self._next_to(own, trial, _SPACING)), None)
+            if larger is not None:
+                return start - larger.probe_loss < (start - own.probe_loss) / 2
+        return False
+
+    @staticmethod
+    def _next_to(trial: Trial, other: Trial, factor: float) -> bool:
+        return other.steps == trial.steps and math.isclose(other.lr, trial.lr * factor, rel_tol=1e-6)
 
 
 @contextmanager

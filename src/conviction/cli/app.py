@@ -94,6 +94,48 @@ def data(
 
 
 @app.command(sort_key=3)
+def lr(
+    net: Net,
+    data: DataWord,
+    /,
+    *,
+    batch_size: Annotated[int | None, told("batch_size")] = None,
+    image_size: Annotated[int | None, told("image_size")] = None,
+    epochs: Annotated[int | None, told("epochs")] = None,
+    optimizer: Annotated[str | None, told("optimizer")] = None,
+    weight_decay: Annotated[float | None, told("weight_decay")] = None,
+    schedule: Annotated[str | None, told("schedule")] = None,
+    precision: Annotated[str | None, told("precision")] = None,
+    init: Annotated[str | None, told("init")] = None,
+    device: Annotated[str | None, told("device")] = None,
+    workers: Annotated[int | None, told("workers")] = None,
+    seed: Annotated[int | None, told("seed")] = None,
+    recipe: Annotated[Path | None, Parameter(help="TOML file with any of the knobs; flags win over it")] = None,
+    set_: Annotated[
+        tuple[str, ...], Parameter(name="--set", help=f"any other knob, as in --set mixup=0.2: {OTHER_KNOBS}")
+    ] = (),
+    out: Annotated[Path | None, Parameter(help="SVG file for the curve")] = None,
+    data_root: DataRoot = None,
+    json: Json = False,
+) -> None:
+    """Find a learning rate, proved by short runs; or say why no rate helps (exit 6).
+
+    Example: conviction lr lenet-bn fashion-mini --optimizer sgd
+    """
+    import conviction
+
+    flags = {
+        "batch_size": batch_size, "image_size": image_size, "epochs": epochs, "optimizer": optimizer,
+        "weight_decay": weight_decay, "schedule": schedule, "precision": precision, "init": init, "device": device,
+        "workers": workers, "seed": seed,
+    }  # fmt: skip
+    sweep = conviction.find_lr(net, data, Recipe(**merge_knobs(recipe, set_, flags)), data_root=data_root)
+    if out is not None:
+        sweep.save(out)
+    output.show_sweep(sweep, out, json)
+
+
+@app.command(sort_key=4)
 def fit(
     net: Net,
     data: DataWord,
@@ -138,7 +180,7 @@ def fit(
     output.show_fit(run, json)
 
 
-@app.command(sort_key=4)
+@app.command(sort_key=5)
 def evaluate(
     run: RunFolder,
     data: OtherData = None,
@@ -157,7 +199,7 @@ def evaluate(
     output.show_evaluation(conviction.evaluate_run(run, data, device=device, data_root=data_root), json)
 
 
-@app.command(sort_key=5)
+@app.command(sort_key=6)
 def predict(
     run: RunFolder,
     images: Annotated[tuple[str, ...], Parameter(help="files, folders or patterns such as 'photos/*.jpg'")],
@@ -176,7 +218,7 @@ def predict(
     output.show_predictions(conviction.predict(run, images, top=top, device=device), json)
 
 
-VERBS = ("nets", "show", "data", "fit", "evaluate", "predict")
+VERBS = ("nets", "show", "data", "lr", "fit", "evaluate", "predict")
 
 
 def parse_image(text: str) -> tuple[int, int, int]:

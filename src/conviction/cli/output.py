@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from conviction.errors import DivergedError
 from conviction.text import (
     format_bytes,
     format_count,
@@ -22,7 +23,10 @@ from conviction.text import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conviction.data.audit import Audit
+    from conviction.lr_finding import LRSweep
     from conviction.metrics import Evaluation
     from conviction.nets.catalogue import Row
     from conviction.planning.layers import Layer
@@ -87,6 +91,18 @@ def show_audit(audit: Audit, json: bool) -> None:
         print_json(audit.to_dict())
     else:
         print(audit)
+
+
+def show_sweep(sweep: LRSweep, out: Path | None, json: bool) -> None:
+    """A learning rate with its proof; a refusal is shown and then raised, for its exit code."""
+    if json:
+        print_json(sweep.to_dict())
+    else:
+        print(sweep)
+        if out is not None:
+            print(f"curve: {printable(out)}")
+    if sweep.refused is not None:
+        raise DivergedError(f"no learning rate helps: {sweep.refused['cause']}", sweep.net, "try what is told above")
 
 
 def show_fit(run: Run, json: bool) -> None:

@@ -1,0 +1,178 @@
+"""The learning-rate finder against the truth of a grid, beside the finders of fastai, Lightning and torch-lr-finder.
+
+    PYTHONPATH=src peers/bin/python benchmarks/finder.py > benchmarks/results/finder.md
+
+(the environment is that of benchmarks/peer_finders.py). For every net and optimizer the truth is a grid of six rates,
+each the mean of three seeds' test accuracy after 300 steps of 64 images of fashion-mini (real Fashion-MNIST, 28 or 32 px,
+our recipes but for the rate). A finder's rate is trained the same way, with the finder's own seed; it is right when it
+comes within 3 points of the grid's best. Under the framework's default initialisation some nets leave chance at no rate
+of the grid: there the right answer is to refuse, with the cause.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from typing import Any
+
+import torch
+
+import ledger
+from conviction.assembly import Assembly, assemble
+from conviction.evaluation import answer_split
+from conviction.feeding import Feed
+from conviction.lr_finding import lr_events
+from conviction.metrics import measure_loss_and_top1
+from conviction.recipe import Recipe
+from conviction.training.loop import Training
+
+STEPS, BATCH, SEEDS, TRUTH_SEEDS, WITHIN, CHANCE = 300, 64, 10, 3, 0.03, 0.15
+GRID = {"sgd": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), "adamw": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)}
+# Net, image side, start of the weights, optimizers.
+CASES = tuple(
+    (net, side, init, optimizer)
+    for net, side, init, optimizers in (
+        ("lenet", 28, "auto", ("sgd", "adamw")),
+        ("lenet-relu", 28, "auto", ("sgd", "adamw")),
+        ("lenet-bn", 28, "auto", ("sgd", "adamw")),
+        ("vgg7/8", 28, "auto", ("sgd", "adamw")),
+        ("nin-small/4", 28, "auto", ("sgd", "adamw")),
+        ("resnet18-cifar/8", 28, "auto", ("sgd", "adamw")),
+        ("nin-small/4", 28, "pytorch", ("sgd",)),
+        ("vgg11/8", 32, "pytorch", ("sgd",)),
+    )
+    for optimizer in optimizers
+)
+FINDERS = ("ours", "fastai", "lightning", "torch-lr-finder")
+
+
+def made_for(job: dict[str, Any], lr: float | None = None) -> Assembly:
+    """Build the net of a job with its data and recipe."""
+    recipe = Recipe(optimizer=job["optimizer"], lr=lr, seed=job["seed"], epochs=1, batch_size=BATCH, init=job["init"],
+                    image_size=job["side"], preflight="off", recoveries=0)  # fmt: skip
+    return assemble(job["net"], "fashion-mini", recipe)
+
+
+def train(job: dict[str, Any], lr: float) -> float:
+    """Return the test accuracy after the budget at peak rate `lr`; chance where the run blew up."""
+    made = made_for(job, lr)
+    net = made.net.to(memory_format=torch.channels_last)
+    stream = itertools.chain.from_iterable(map(Feed(made.data, made.recipe), itertools.count()))
+    for step in Training(net, made.recipe, STEPS).run(lambda epoch: stream):
+        if not torch.isfinite(step.loss):
+            return 1 / made.data.num_classes
+    assert made.data.test is not None
+    return measure_loss_and_top1(*answer_split(net, made.data.test, channels_last=True))[1]
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Do one job: a rate of the grid, or a finder's answer and what it is worth."""
+    torch.set_num_threads(1)
+    if job["finder"] == "grid":
+        return {"top1": train(job, job["lr"])}
+    found = look(job) if job["finder"] == "ours" else ask_peer(job)
+    lr = found["lr"]
+    return {**found, "top1": None if lr is None else train(job, lr)}
+
+
+def look(job: dict[str, Any]) -> dict[str, Any]:
+    """Ask our finder; of the first seed twice."""
+    recipe = made_for(job).recipe.replace(lr=None)
+    answers = []
+    for _ in range(2 if job["seed"] == 0 else 1):
+        events = lr_events(job["net"], "fashion-mini", recipe)
+        try:
+            while True:
+                next(events)
+        except StopIteration as stop:
+            sweep = stop.value
+        answers.append((sweep.lr, sweep.trials, sweep.curve))
+    cause = sweep.refused["cause"] if sweep.refused else None
+    same = answers[0] == answers[-1]
+    return {"lr": sweep.lr, "cause": cause, "same": same, "finding": round(sweep.seconds, 1), "steps": sweep.steps}
+
+
+def ask_peer(job: dict[str, Any]) -> dict[str, Any]:
+    """Ask a peer's finder."""
+    import peer_finders
+
+    made = made_for(job)
+    images, labels = Feed(made.data, made.recipe).plain(len(made.data.train))
+    suggest = peer_finders.suggest
+    return {"lr": suggest(job["finder"], made.net, images, labels, BATCH, job["optimizer"], job["seed"])}
+
+
+def jobs() -> list[dict[str, Any]]:
+    """List all jobs, the truth first."""
+    cases = [dict(zip(("net", "side", "init", "optimizer"), case, strict=True)) for case in CASES]
+    grid = [{**case, "finder": "grid", "lr": lr, "seed": seed}
+            for seed in range(TRUTH_SEEDS) for case in cases for lr in GRID[case["optimizer"]]]  # fmt: skip
+    asked = [{**case, "finder": finder, "seed": seed} for seed in range(SEEDS) for case in cases for finder in FINDERS]
+    return grid + asked
+
+
+def show(done: dict[str, Any]) -> None:
+    """Print the table of the truth and that of the finders."""
+    print("| net | start | optimizer | test accuracy by rate of the grid | best |\n|---|---|---|---|---|")
+    best = {}
+    for case in CASES:
+        means = {}
+        for lr in GRID[case[3]]:
+            tops = [done[name]["top1"] for name in _names(case, done, "grid", lr)]
+            means[lr] = statistics.mean(tops) if tops else 0.0
+        best[case] = max(means.values())
+        told = ", ".join(f"{lr:g}: {top:.3f}" for lr, top in means.items())
+        print(f"| {case[0]} | {case[2]} | {case[3]} | {told} | {best[case]:.3f} |")
+    print("\n| net | start | optimizer | " + " | ".join(f"{finder}: hits, rates, worst" for finder in FINDERS) + " |")
+    print("|---" * (3 + len(FINDERS)) + "|")
+    hits: dict[str, list[bool]] = {finder: [] for finder in FINDERS}
+    sunk = dict.fromkeys(FINDERS, 0)
+    for case in CASES:
+        cells = []
+        hopeless = best[case] < CHANCE
+        for finder in FINDERS:
+            rows = [done[name] for name in _names(case, done, finder)]
+            good = [row["top1"] is None if hopeless else (row["top1"] or 0) >= best[case] - WITHIN for row in rows]
+            hits[finder] += good
+            sunk[finder] += sum(row["top1"] is not None and row["top1"] < CHANCE for row in rows)
+            rates = sorted(row["lr"] for row in rows if row["lr"])
+            tops = [row["top1"] for row in rows if row["top1"] is not None]
+            causes = sorted({row["cause"] for row in rows if row.get("cause")})
+            told = (
+                f"{rates[0]:.2g} to {rates[-1]:.2g}, {min(tops):.3f}"
+                if rates
+                else f"refused: {', '.join(causes) or '-'}"
+            )
+            cells.append(f"{sum(good)}/{len(good)}, {told}")
+        print(f"| {case[0]} | {case[2]} | {case[3]} | {' | '.join(cells)} |")
+    told = (
+        f"{finder} {sum(good)}/{len(good)} right, {sunk[finder]} at chance" for finder, good in hits.items() if good
+    )
+    print(f"\nIn all: {'; '.join(told)}.")
+    ours = [found for name, found in done.items() if '"finder": "ours"' in name]
+    twice = [found for name, found in done.items() if '"finder": "ours"' in name and '"seed": 0' in name]
+    if ours:
+        print(f"Ours twice with one seed: {sum(found['same'] for found in twice)}/{len(twice)} the same to the last digit. "
+              f"Steps of our finder: median {statistics.median(found['steps'] for found in ours):.0f}, seconds: median "
+              f"{statistics.median(found['finding'] for found in ours):.0f}.")  # fmt: skip
+
+
+def _names(case: tuple[Any, ...], done: dict[str, Any], finder: str, lr: float | None = None) -> list[str]:
+    job = {**dict(zip(("net", "side", "init", "optimizer"), case, strict=True)), "finder": finder}
+    job |= {} if lr is None else {"lr": lr}
+    names = (ledger.name_of({**job, "seed": seed}) for seed in range(SEEDS))
+    return [name for name in names if name in done]
+
+
+def main() -> None:
+    """Run what is missing, then print the tables."""
+    arguments = ledger.parse(__doc__).parse_args()
+    path = ledger.RESULTS / "finder.jsonl"
+    if not arguments.table:
+        ledger.work(path, jobs(), run, arguments.workers, arguments.most)
+    print(f"# The finder against the truth\n\n{ledger.told(__doc__)}\n\n{ledger.conditions()}.\n")
+    show(ledger.read(path))
+
+
+if __name__ == "__main__":
+    main()
