@@ -14,7 +14,7 @@ from conviction.cli.app import app, parse_image
 from conviction.errors import UsageError
 from conviction.nets import NETS
 
-VERBS = ("nets", "show", "data", "fit", "evaluate", "predict")
+VERBS = ("nets", "show", "data", "lr", "fit", "evaluate", "predict")
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -232,3 +232,27 @@ def test_parse_image() -> None:
 def test_every_verb_is_tested_here() -> None:
     registered = [name for name in app if not name.startswith("-")]
     assert sorted(registered) == sorted(VERBS)
+
+
+def test_lr_proves_a_rate_and_draws_it(capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path) -> None:
+    words = ("lr", "lenet-relu/4", photos, "--optimizer", "sgd", "--seed", 3)
+    code, out, _ = call(capsys, *words, "--json", "--out", tmp_path / "lr.svg")
+    fields = json.loads(out)
+    assert code == 0
+    assert {"lr", "low", "high", "proved", "refused", "optimizer", "seconds"} <= set(fields)
+    assert set(fields["proved"]) == {"lr", "loss_start", "loss_end"}
+    assert fields["refused"] is None
+    assert (tmp_path / "lr.svg").read_text().startswith("<svg")
+    code, out, _ = call(capsys, *words)
+    assert code == 0
+    assert f"lr {fields['lr']:g} for lenet-relu/4" in out
+
+
+def test_lr_that_refuses_exits_6_with_its_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ("lr", "nin-small/8", "fashion-mini", "--set", "init=pytorch", "--optimizer", "sgd", "--batch-size", 16)
+    code, out, err = call(capsys, *words, "--json")
+    assert code == 6
+    assert json.loads(out)["lr"] is None
+    assert json.loads(out)["refused"]["cause"] == "init-collapse"
+    assert set(json.loads(out)["refused"]) == {"cause", "why"}
+    assert err.splitlines()[-1].startswith("error: no learning rate helps: init-collapse, nin-small/8 - ")
