@@ -6,7 +6,7 @@
 Each run is `conviction fit` with its defaults but for what the table says; images smaller than the book's where the CPU
 needs it, layers in bfloat16 where that is faster. Seeds fix the validation split (10 % of the training images) too. The
 test split is read once a run, for the weights that did best on validation. `--cifar` takes a folder with the images of
-CIFAR-10 as JPEG files (`train/CLASS/*.jpg`, `test/CLASS/*.jpg`), a little below the original; the table has the budgets.
+CIFAR-10 as JPEG files (`train/CLASS/*.jpg`, `test/CLASS/*.jpg`), a little below the original; budgets as told.
 """
 
 from __future__ import annotations

@@ -103,13 +103,14 @@ def ask_peer(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def jobs() -> list[dict[str, Any]]:
-    """List all jobs, the truth first."""
+    """List all jobs, the truth first, then what was asked of it."""
     cases = [dict(zip(("net", "side", "init", "optimizer"), case, strict=True)) for case in CASES]
     grid = [{**case, "finder": "grid", "lr": lr, "seed": seed}
             for seed in range(TRUTH_SEEDS) for case in cases for lr in GRID[case["optimizer"]]]  # fmt: skip
     peers = [{**case, "finder": finder, "seed": seed}
              for seed in range(PEER_SEEDS) for case in cases for finder in FINDERS[1:]]  # fmt: skip
-    return [*grid, *peers, *({**case, "finder": "ours", "seed": seed} for seed in range(SEEDS) for case in cases)]
+    ours = [{**case, "finder": "ours", "seed": seed} for seed in range(SEEDS) for case in cases]
+    return sorted([*grid, *ours, *peers], key=lambda job: job["net"] == "vgg11/8")  # the slowest last
 
 
 def show(done: dict[str, Any]) -> None:

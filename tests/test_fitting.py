@@ -15,10 +15,18 @@ import conviction
 from conviction.data.held import Held
 from conviction.data.records import Data
 from conviction.errors import ConvictionError, DivergedError, ResourceError, UsageError
+from conviction.feeding import Feed
 from conviction.fitting import Note, fit_events
 from conviction.recipe import read_recipe
 from conviction.runs import Epoch
 from conviction.training.checkpoint import read_tensors
+from conviction.training.loop import Step
+
+# So far above every rate that trains that three recoveries do not get there, all within the first epoch.
+HOPELESS = conviction.Recipe(epochs=2, optimizer="sgd", lr=100.0, schedule="constant", warmup_epochs=0.0, clip_norm=0.0,
+                             batch_size=32)  # fmt: skip
+
+TOO_FAST = conviction.Recipe(epochs=4, batch_size=32, lr=0.1, clip_norm=0.0, ema=0.9)
 
 
 def drain(events):
@@ -148,10 +156,133 @@ def test_an_image_size_below_the_smallest_is_refused(small_data: Data, tmp_path:
 
 
 def test_divergence_is_told_not_hidden(small_data: Data, tmp_path: Path) -> None:
-    recipe = conviction.Recipe(epochs=2, optimizer="sgd", lr=100.0, schedule="constant", clip_norm=0.0, batch_size=32)
-    with pytest.raises(DivergedError, match=r"the loss became (nan|inf) at step \d+") as caught:
+    recipe = conviction.Recipe(epochs=2, optimizer="sgd", lr=100.0, schedule="constant", clip_norm=0.0, batch_size=32,
+                               recoveries=0, preflight="off")  # fmt: skip
+    with pytest.raises(DivergedError, match=r"the loss became (nan|-?inf) at step \d+") as caught:
         conviction.fit("vgg7/8", small_data, recipe, tmp_path / "run")
     assert caught.value.exit_code == 6
+
+
+def test_three_strikes_end_a_run_with_what_was_tried(small_data: Data, tmp_path: Path) -> None:
+    with pytest.raises(
+        DivergedError, match=r"at step \d+, lr \S+ after 3 recoveries \(\S+\), .*run - .*--lr below"
+    ) as caught:
+        conviction.fit("vgg7/8", small_data, HOPELESS, tmp_path / "run")
+    assert caught.value.exit_code == 6 and "\n" not in str(caught.value)
+    notes = conviction.load(tmp_path / "run").notes
+    assert sum("of the rate" in note for note in notes) == 3, "what was tried can be read afterwards"
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_hundred_times_the_right_rate_still_trains(small_data: Data, tmp_path: Path, optimizer: str) -> None:
+    rate = {"adamw": 0.1, "sgd": 2.0}[optimizer]
+    recipe = conviction.Recipe(
+        epochs={"adamw": 6, "sgd": 10}[optimizer],
+        batch_size=16,
+        optimizer=optimizer,
+        lr=rate,
+        clip_norm=0.0,
+        preflight="off",
+    )
+    told = []
+    run = drain(told_by(fit_events("vgg7/8", small_data, recipe, tmp_path / "run"), told))
+    assert run.result["top1"] > 0.3, "chance is 0.1"
+    recoveries = run.result["recoveries"]
+    assert 1 <= len(recoveries) <= 3 and len(run.result["findings"]) == len(recoveries)
+    assert {finding["cause"] for finding in run.result["findings"]} <= {"lr-too-high", "dead-relu", "non-finite"}
+    told_texts = [event.text for event in told if isinstance(event, Note)]
+    for recovery in recoveries:
+        assert any(text.startswith(f"step {recovery['step']}, epoch {recovery['epoch']}: ") for text in told_texts)
+    assert max(row.lr for row in run.history[-2:]) < rate / 3
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Findings" in page and f"went back in epoch {recoveries[0]['epoch']}" in page
+    json.dumps(run.result, allow_nan=False)
+
+
+def told_by(events, told: list):
+    """Hand events through and keep them."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as stop:
+            return stop.value
+        told.append(event)
+        yield event
+
+
+@pytest.fixture(scope="module")
+def recovered(small_data: Data, tmp_path_factory: pytest.TempPathFactory) -> conviction.Run:
+    """A run that blows up and recovers on its way."""
+    return conviction.fit("vgg7/8", small_data, TOO_FAST, tmp_path_factory.mktemp("recovered") / "run")
+
+
+@pytest.mark.parametrize("cut", [1, 3, "step "])
+def test_a_run_with_recoveries_resumes_to_the_same_bits(
+    recovered: conviction.Run, small_data: Data, tmp_path: Path, cut: int | str
+) -> None:
+    events = fit_events("vgg7/8", small_data, TOO_FAST, tmp_path / "cut")
+    next(event for event in events if cut in (getattr(event, "epoch", None), getattr(event, "text", "")[:5])
+         and not isinstance(event, Step))  # fmt: skip
+    next(events)  # killed within the next epoch, or right after a recovery
+    events.close()
+    resumed = conviction.fit("vgg7/8", small_data, TOO_FAST, tmp_path / "cut", resume=True)
+    assert recovered.result["recoveries"] and resumed.result["recoveries"] == recovered.result["recoveries"]
+    assert torch.equal(weights(recovered), weights(resumed)) and resumed.notes == recovered.notes
+    assert [row.valid_loss for row in recovered.history] == [row.valid_loss for row in resumed.history]
+
+
+@pytest.mark.parametrize("spoilt", [{(1, 2)}, {(0, 0), (1, 5), (1, 6)}])
+def test_a_broken_image_costs_a_few_steps_and_not_the_run(
+    small_data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoilt: set[tuple[int, int]]
+) -> None:
+    """An image that is not finite now and then, which no look at the first ones shows."""
+    whole = Feed.__call__
+
+    def broken(self: Feed, epoch: int):
+        for number, (images, targets) in enumerate(whole(self, epoch)):
+            if (epoch, number) in spoilt:
+                images[0, 0, 3, 3] = float("nan")
+            yield images, targets
+
+    monkeypatch.setattr(Feed, "__call__", broken)
+    run = conviction.fit(
+        "lenet-bn", small_data, conviction.Recipe(epochs=4, batch_size=32, lr=0.01, preflight="off"), tmp_path / "run"
+    )
+    assert run.result["top1"] > 0.3
+    assert [(each["cause"], each["rate_factor"]) for each in run.result["recoveries"]] == [("non-finite", 1)] * len(
+        spoilt
+    )
+    assert all(torch.isfinite(torch.tensor([row.train_loss, row.valid_loss])).all() for row in run.history)
+
+
+def test_lagging_statistics_are_recomputed_and_that_is_said(small_data: Data, tmp_path: Path) -> None:
+    recipe = conviction.Recipe(epochs=3, batch_size=64, lr=0.1, schedule="constant", warmup_epochs=0.0)
+    on, off = (conviction.fit("lenet-bn", small_data, recipe.replace(precise_bn=precise), tmp_path / str(precise))
+               for precise in (True, False))  # fmt: skip
+    assert [row.train_loss for row in on.history] == [row.train_loss for row in off.history], "training does not notice"
+    assert [row.valid_loss for row in on.history] != [row.valid_loss for row in off.history]
+    assert on.result["valid_top1"] > off.result["valid_top1"]
+    (note,) = [note for note in on.notes if "batch norm" in note]
+    assert f"{on.result['batch_norm_lag']['mean_sd']:.2g} sd" in note
+    assert not [note for note in off.notes if "batch norm" in note] and off.result["batch_norm_lag"]["mean_sd"] == 0
+    assert note in (tmp_path / "True" / "report.html").read_text()
+
+
+def test_a_net_that_guesses_is_told_and_not_stopped(small_data: Data, tmp_path: Path) -> None:
+    events = list(
+        fit_events(
+            "lenet", small_data, conviction.Recipe(epochs=2, batch_size=32, lr=1e-9, preflight="off"), tmp_path / "run"
+        )
+    )
+    steps = sum(isinstance(event, Step) for event in events)
+    said = [
+        event.text for event in events if isinstance(event, Note) and "indistinguishable from guessing" in event.text
+    ]
+    assert said == [f"train accuracy is indistinguishable from guessing after {steps} steps"]
+    run = conviction.load(tmp_path / "run")
+    assert said[0] in run.notes and run.finished and run.result["findings"] == []
+    learning = conviction.fit("lenet-bn", small_data, conviction.Recipe(epochs=3, batch_size=32), tmp_path / "learns")
+    assert not any("guessing" in note for note in learning.notes)
 
 
 def test_any_module_can_be_fitted(small_data: Data, tmp_path: Path) -> None:
@@ -323,9 +454,8 @@ def test_what_is_the_users_is_never_overwritten(small_data: Data, photos: Path, 
 
 
 def test_a_run_that_ended_before_its_first_epoch_makes_room(small_data: Data, tmp_path: Path) -> None:
-    bad = conviction.Recipe(epochs=2, optimizer="sgd", lr=100.0, schedule="constant", clip_norm=0.0, batch_size=32)
     with pytest.raises(DivergedError):
-        conviction.fit("vgg7/8", small_data, bad, tmp_path / "run")
+        conviction.fit("vgg7/8", small_data, HOPELESS, tmp_path / "run")
     assert conviction.fit("lenet", small_data, conviction.Recipe(epochs=1), tmp_path / "run").finished
 
 

@@ -421,6 +421,18 @@ def test_findings_are_shown_where_there_are_some(tmp_path: Path) -> None:
     finding = {"cause": "dead-relu", "seen": "97 % zeros", "expected": "under 90 %", "try": "lower <lr>"}
     page = assert_harmless(make_report(tmp_path, TEN, result={"findings": [finding]})[0])
     assert all(part in page.texts["findings"] for part in finding.values())
+    assert "went back" not in page.texts["curves"]
+
+
+def test_recoveries_are_marked_at_the_curves_and_their_experiment_is_told(tmp_path: Path) -> None:
+    finding = {"cause": "lr-too-high", "seen": "2.1", "expected": "falls", "try": "less", "experiment": "held at .3"}
+    recoveries = [{"epoch": 3, "back_to": 7}, {"epoch": 2, "back_to": -1}, {"epoch": 3, "back_to": 9},
+                  {"epoch": 1, "back_to": None}]  # fmt: skip
+    page = assert_harmless(make_report(tmp_path, TEN, result={"findings": [finding], "recoveries": recoveries})[0])
+    assert "held at .3" in page.texts["findings"] and "confirmed by" in page.texts["findings"]
+    assert "blew up and went back in epoch 2, 3 (see the findings)" in page.texts["curves"]
+    untold = {**finding, "experiment": None}
+    assert "None" not in Page(make_report(tmp_path, TEN, result={"findings": [untold]})[0]).texts["findings"]
 
 
 def test_commands_quote_the_run_for_the_shell(tmp_path: Path) -> None:

@@ -32,7 +32,10 @@ _LSUV_IMAGES = 64
 
 @dataclass(frozen=True)
 class Assembly:
-    """A net and its data that fit each other, with a recipe in which nothing is open, and what was decided."""
+    """A net and its data that fit each other, with a recipe in which nothing is open, and what was decided.
+
+    `fresh` says that the weights are new, not the user's own; `findings` are those of the preflight, as plain fields.
+    """
 
     net: nn.Module
     name: str
@@ -40,6 +43,8 @@ class Assembly:
     recipe: Recipe
     sources: Sources
     notes: tuple[str, ...]
+    fresh: bool = False
+    findings: tuple[dict[str, Any], ...] = ()
 
     def begin(self, folder: Path) -> Run:
         """Return the record of a run that begins in `folder`."""
@@ -93,7 +98,7 @@ def assemble(
     if sources.data is not None:  # it is opened again at the size that was decided
         sources.data_options["image_size"] = recipe.image_size
     notes = (*opened.notes, *notes, *decisions)
-    return Assembly(built, name or type(built).__name__, opened, recipe, sources, notes)
+    return Assembly(built, name or type(built).__name__, opened, recipe, sources, notes, isinstance(net, str))
 
 
 def _notes_on_own(recipe: Recipe) -> tuple[str, ...]:

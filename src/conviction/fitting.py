@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import time
 from collections.abc import Generator, Iterator
@@ -14,9 +13,9 @@ from torch import Tensor, nn
 
 from conviction import runs
 from conviction.assembly import Assembly, assemble, count_params
+from conviction.clearance import clear
 from conviction.data.downloading import Progress
 from conviction.data.records import Data
-from conviction.errors import DivergedError, UsageError
 from conviction.evaluation import answer_split, worst_mistakes
 from conviction.feeding import Feed
 from conviction.metrics import measure_answers, measure_loss_and_top1
@@ -27,9 +26,14 @@ from conviction.text import printable
 from conviction.tracking import EventFile
 from conviction.training.checkpoint import load_training, save_tensors, save_training
 from conviction.training.loop import Step, Training
+from conviction.training.recovery import Guard
+from conviction.training.statistics import Lag, refresh
+from conviction.training.verdicts import is_guessing
 
 # Images whose answers tell how well the training split is known, without augmentation.
 _TRAIN_SAMPLE = 10_000
+# Steps after which a net that still guesses is worth a word.
+_PATIENCE = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,44 +87,22 @@ def fit_events(
             yield Note("the run is finished: nothing is left to do")
             return run
         given, recipe = recipe, run.recipe
-        yield Note("going on with the run's own recipe" + _left_aside(given, recipe))
+        yield Note("going on with the run's own recipe" + runs.left_aside(given, recipe))
         made = _the_same(assemble(net, data, recipe, data_root, progress), run)
     else:
         made = assemble(net, data, recipe, data_root, progress)
-        _refuse_inside(out, made)
+        runs.refuse_inside(Path(out or "runs"), made.sources.data)
+        made = clear(made)
         run = made.begin(runs.new_folder(out, made.name))
     for text in run.notes:
         yield Note(text)
     return (yield from _Fit(run, made, resume).events())
 
 
-def _refuse_inside(out: str | Path | None, made: Assembly) -> None:
-    """Refuse to write into the folder of the data: a run in it would be read as a class by the next."""
-    source, folder = Path(made.sources.data or ""), Path(out or "runs").absolute()
-    if source.is_absolute() and source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
-        raise UsageError("the run's folder would lie inside the data", printable(folder), "choose another --out")
-
-
-def _left_aside(given: Recipe, own: Recipe) -> str:
-    """Name the knobs that were given for a run that goes on with others."""
-    default = Recipe().to_dict()
-    names = [name for name, value in given.to_dict().items() if value not in (default[name], own.to_dict()[name])]
-    return f"; left aside: {', '.join(names)}" if names else ""
-
-
 def _the_same(made: Assembly, run: Run) -> Assembly:
     """Return what was assembled again for a run, with the preprocessing that it began with; another is refused."""
-    theirs, ours = made.data.preprocessing, run.preprocessing
-    for what, now, then in (
-        ("net", made.sources.net, run.sources.net),
-        ("data", made.sources.data or made.data.name, run.sources.data or made.data.name),
-        ("classes", made.data.classes, run.classes),
-        ("image", theirs.image, ours.image),
-    ):
-        if now != then:
-            raise UsageError(f"the run was begun with another {what}: {printable(then)}", printable(run.folder),
-                             "resume it with the same net and data, or choose another --out")  # fmt: skip
-    return dataclasses.replace(made, data=dataclasses.replace(made.data, preprocessing=ours))
+    runs.refuse_another(run, made.sources, made.data.name, made.data.classes, made.data.preprocessing.image)
+    return dataclasses.replace(made, data=dataclasses.replace(made.data, preprocessing=run.preprocessing))
 
 
 class _Fit:
@@ -134,8 +116,9 @@ class _Fit:
         if recipe.channels_last:
             self.net = self.net.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]  # torch has it
         self.training = Training(self.net, recipe, self.feed.steps_per_epoch)
-        # To read a loss on an accelerator is to wait for it.
-        self.read_every = 1 if self.training.device.type == "cpu" else 16
+        self.guard = Guard(self.training, printable(run.folder))
+        self.lag = Lag()
+        self.findings = list(made.findings)
         self.history: list[Epoch] = []
         self.seconds = 0.0
         self.resume = resume
@@ -166,45 +149,71 @@ class _Fit:
         if not (self.resume and path.exists()):
             return
         facts = load_training(path, self.training)
+        self.guard.go_on(facts.get("guard"), path)
+        self.lag = Lag(**facts.get("lag", {}))
+        self.findings = facts.get("findings", [])
         self.seconds = facts["seconds"]
         self.history = [Epoch(**row) for row in facts["history"]]
         self.run = dataclasses.replace(self.run, history=tuple(self.history))
 
-    def _train(self) -> Iterator[Step | Epoch]:
+    def _train(self) -> Iterator[Step | Epoch | Note]:
         started = begun = time.perf_counter()
         before = self.seconds
         rows: list[Step] = []
-        for step in self.training.run(self.feed, first_epoch=len(self.history)):
+        for step in self.training.run(self.guard.feeding(self.feed), first_epoch=len(self.history)):
+            recovery = self.guard.check(step)
             rows.append(step)
-            if step.in_epoch % self.read_every == 0 or step.ends_epoch:
-                self._check(step)
             yield step
+            if recovery is not None:
+                yield self._note(str(recovery))
             if step.ends_epoch:
-                epoch = self._end_epoch(rows, time.perf_counter() - begun)
+                seconds = time.perf_counter() - begun
+                yield from self._recompute_statistics(step)
+                epoch = self._end_epoch(rows, seconds)
                 self.seconds = before + time.perf_counter() - started
                 self._save(epoch)
                 rows = []
                 yield epoch
+                yield from self._tell_guessing(step, epoch)
                 begun = time.perf_counter()
 
-    def _check(self, step: Step) -> None:
-        if not math.isfinite(float(step.loss)):
-            raise DivergedError(f"the loss became {float(step.loss)} at step {step.index}, lr {step.lr:.3g}",
-                                printable(self.run.folder), "lower --lr, or set clip_norm")  # fmt: skip
+    def _note(self, text: str) -> Note:
+        """Write down what happened on the way; a resumed run that comes by again says it, and writes it once."""
+        if text not in self.run.notes:
+            self.run = dataclasses.replace(self.run, notes=(*self.run.notes, text))
+            runs.write_run(self.run)
+        return Note(text)
+
+    def _recompute_statistics(self, step: Step) -> Iterator[Note]:
+        lag = refresh(self.training, self.feed, step.epoch) if self.recipe.precise_bn else None
+        if lag is None:
+            return
+        first, self.lag = lag.notable and not self.lag.notable, self.lag.worst(lag)
+        if first:
+            yield Note(f"batch norm statistics are recomputed before each evaluation: {lag}")
+
+    def _tell_guessing(self, step: Step, epoch: Epoch) -> Iterator[Note]:
+        """Say once that a net has learnt nothing yet, which alone is no reason to stop it."""
+        steps, last = step.index + 1, epoch.epoch == self.recipe.epochs
+        due = last or steps - _PATIENCE in range(step.steps_per_epoch)
+        images = step.steps_per_epoch * step.images
+        if due and is_guessing(epoch.train_top1, images, _guessing_top1(self.data)):
+            yield self._note(f"train accuracy is indistinguishable from guessing after {steps:,} steps")
 
     def _end_epoch(self, steps: list[Step], seconds: float) -> Epoch:
         """Measure the epoch; `seconds` is all its training took, waiting for data included."""
-        images = sum(step.images for step in steps)
+        counting = self.guard.counting(steps)
+        images = sum(step.images for step in counting)
         loss, top1 = measure_loss_and_top1(*self._answers("valid"))
         return Epoch(
             epoch=len(self.history) + 1,
             lr=steps[-1].lr,
-            train_loss=sum(float(step.loss) * step.images for step in steps) / images,
-            train_top1=sum(int(step.correct) for step in steps) / images,
+            train_loss=sum(float(step.loss) * step.images for step in counting) / images,
+            train_top1=sum(int(step.correct) for step in counting) / images,
             valid_loss=loss,
             valid_top1=top1,
             seconds=round(seconds, 3),
-            images_per_second=round(images / seconds, 1),
+            images_per_second=round(sum(step.images for step in steps) / seconds, 1),
         )
 
     def _save(self, epoch: Epoch) -> None:
@@ -216,7 +225,9 @@ class _Fit:
                      "preprocessing": self.data.preprocessing.to_dict()}  # fmt: skip
             save_tensors(self.run.folder / runs.BEST, self.training.evaluated.state_dict(), facts)
         rows = [dataclasses.asdict(row) for row in self.history]
-        save_training(self.run.folder / runs.LAST, self.training, {"history": rows, "seconds": self.seconds})
+        facts = {"history": rows, "seconds": self.seconds, "guard": self.guard.to_dict(),
+                 "lag": dataclasses.asdict(self.lag), "findings": self.findings}  # fmt: skip
+        save_training(self.run.folder / runs.LAST, self.training, facts, self.guard.kept)
         runs.write_history(self.run)
 
     def _answers(self, split: str, most: int | None = None) -> tuple[Tensor, Tensor]:
@@ -237,6 +248,8 @@ class _Fit:
         self.training.average = None  # from here on the best weights are evaluated
         split = "valid" if self.data.test is None else "test"
         logits, labels = self._answers(split)
+        if self.lag.notable:
+            self._note(f"batch norm statistics were recomputed before each evaluation: {self.lag}")
         test = measure_answers(logits, labels, self.data.classes, split)
         best = max(self.history, key=lambda row: (row.valid_top1, row.epoch))
         recipe = self.recipe
@@ -247,7 +260,9 @@ class _Fit:
             "valid_top1": best.valid_top1, "best_epoch": best.epoch, "seconds": round(self.seconds, 2),
             "images_per_second": sorted(row.images_per_second for row in self.history)[len(self.history) // 2],
             "lr": recipe.lr, "optimizer": recipe.optimizer, "batch_size": self.feed.batch_size, "params": params,
-            "image": list(self.data.image), "findings": [],
+            "image": list(self.data.image), "findings": [*self.findings, *self.guard.findings()],
+            "recoveries": [dataclasses.asdict(recovery) for recovery in self.guard.recoveries],
+            "batch_norm_lag": dataclasses.asdict(self.lag),
         }  # fmt: skip
         self.run = dataclasses.replace(self.run, result=result)
         mistakes = worst_mistakes(logits, labels, self.data.splits[split])
@@ -255,3 +270,9 @@ class _Fit:
         write_report(self.run, test, mistakes, self.data.splits[split])
         self.run.__dict__.update(net=self.net, data=self.data)  # as they are, rather than made again when asked for
         return self.run
+
+
+def _guessing_top1(data: Data) -> float:
+    """Return how often always answering the commonest class is right on the training split."""
+    labels = data.train.labels
+    return 1 / data.num_classes if labels is None else float(labels.bincount().max() / len(labels))

@@ -13,6 +13,7 @@ from conviction.text import format_bytes, format_count, format_percent, format_s
 
 if TYPE_CHECKING:
     from conviction.fitting import Event, Started
+    from conviction.lr_finding import Looked, LRSweep
     from conviction.runs import Epoch, Run
 
 # To show a loss is to read it, which on an accelerator is to wait for it: not at every step.
@@ -182,3 +183,18 @@ def _epoch_line(row: Epoch, epochs: int) -> str:
     return (f"epoch {row.epoch:>{width}}/{epochs}  train {row.train_loss:.4f} {format_percent(row.train_top1)}"
             f"  valid {row.valid_loss:.4f} {format_percent(row.valid_top1)}"
             f"  {row.images_per_second:,.0f} images/s  {format_seconds(row.seconds)}")  # fmt: skip
+
+
+def follow_sweep(looks: Generator[Looked, None, LRSweep], display: Display | None = None) -> LRSweep:
+    """Show how a sweep for a learning rate goes on; returns what it came to."""
+    display = display or choose_display()
+    try:
+        while True:
+            look = next(looks)
+            display.status(
+                f"looking for a learning rate  {look.last.lr:.2g}  loss {look.last.probe_loss:.3f}", look.done
+            )
+    except StopIteration as stop:
+        return stop.value
+    finally:
+        display.close()

@@ -146,6 +146,35 @@ def refuse_taken(folder: Path) -> None:
                          "choose another --out, so that nothing is overwritten")  # fmt: skip
 
 
+def refuse_inside(folder: Path, data: str | None) -> None:
+    """Refuse to write into the folder of the data: a run in it would be read as a class by the next."""
+    source = Path(data or "")
+    if source.is_absolute() and source.is_dir() and folder.absolute().resolve().is_relative_to(source.resolve()):
+        raise UsageError("the run's folder would lie inside the data", printable(folder), "choose another --out")
+
+
+def refuse_another(
+    run: Run, sources: Sources, data_name: str, classes: tuple[str, ...], image: tuple[int, int, int]
+) -> None:
+    """Refuse to go on with a run on another net or other data than it was begun with."""
+    for what, now, then in (
+        ("net", sources.net, run.sources.net),
+        ("data", sources.data or data_name, run.sources.data or data_name),
+        ("classes", classes, run.classes),
+        ("image", image, run.preprocessing.image),
+    ):
+        if now != then:
+            raise UsageError(f"the run was begun with another {what}: {printable(then)}", printable(run.folder),
+                             "resume it with the same net and data, or choose another --out")  # fmt: skip
+
+
+def left_aside(given: Recipe, own: Recipe) -> str:
+    """Name the knobs that were given for a run that goes on with others."""
+    default = Recipe().to_dict()
+    names = [name for name, value in given.to_dict().items() if value not in (default[name], own.to_dict()[name])]
+    return f"; left aside: {', '.join(names)}" if names else ""
+
+
 def _unborn(folder: Path) -> bool:
     """Whether a run ended before its first epoch was saved: nothing is lost when another takes its place."""
     return not (folder / LAST).exists() and not (folder / BEST).exists() and not (folder / "report.html").exists()

@@ -24,14 +24,15 @@ def decided_section(run: Run) -> Markup:
 
 def findings_section(run: Run) -> Markup:
     """List what the checks of the run found; nothing at all where they found nothing."""
-    fields = ("seen", "expected", "try")
+    fields = ("seen", "expected", "try", "experiment")
     rows = [
-        (name(finding.get("cause", "")), *(clipped(finding.get(field, ""), _SENTENCE_LENGTH) for field in fields))
+        (name(finding.get("cause", "")), *(clipped(finding.get(field) or "", _SENTENCE_LENGTH) for field in fields))
         for finding in run.result.get("findings", ())
     ]
     if not rows:
         return Markup()
-    return section("findings", "Findings", table("findings", ("cause", *fields), rows, words=range(1, 4)))
+    header = ("cause", "seen", "expected", "try", "confirmed by")
+    return section("findings", "Findings", table("findings", header, rows, words=range(1, 5)))
 
 
 def curves_section(run: Run) -> Markup:
@@ -53,6 +54,9 @@ def curves_section(run: Run) -> Markup:
     broken = sum(not math.isfinite(value) for curve in (*loss, *right, *rate) for value in curve.values)
     if broken:
         says += f" {plural(broken, 'number')} {'is' if broken == 1 else 'are'} not finite (crosses)."
+    back = sorted({each["epoch"] for each in run.result.get("recoveries", ()) if each["back_to"] is not None})
+    if back:
+        says += f" Training blew up and went back in epoch {', '.join(map(str, back))} (see the findings)."
     return section("curves", "Curves", soft(says), element("div", *charts, class_="charts"), _epochs(run))
 
 

@@ -34,13 +34,17 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
     return write_bytes(path, safetensors.torch.save(plain, metadata=header))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_tensors` wrote; raises `WeightsError` for a file that is missing, torn or foreign."""
+def read_tensors(path: Path, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote, of the tensors those whose names begin with `prefix`.
+
+    Raises `WeightsError` for a file that is missing, torn or foreign.
+    """
     remedy = "give a run folder that `conviction fit` wrote"
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (no mapping)
+            tensors = {name: file.get_tensor(name) for name in names}
         if header.get("format") != FORMAT:
             raise WeightsError("not a checkpoint of this program", printable(path), remedy)
         return tensors, json.loads(header["facts"])
@@ -63,18 +67,47 @@ def load_state(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> Non
     net.load_state_dict(dict(tensors))
 
 
-def save_training(path: Path, training: Training, facts: Mapping[str, Any]) -> Path:
-    """Write all that goes on with a training at an epoch's end: net, average and optimizer."""
+def collect_state(training: Training) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return all that goes on with a training by name (net, average, optimizer), as it is and not copied, and facts."""
     tensors = {f"net.{name}": tensor for name, tensor in training.net.state_dict().items()}
+    facts: dict[str, Any] = {"scaler": training.scaler.state_dict()}
     if training.average is not None:
         tensors |= {f"average.{name}": tensor for name, tensor in training.average.net.state_dict().items()}
-        facts = {**facts, "average_updates": training.average.updates}
-    facts = {**facts, "parts": _parts(training), "scaler": training.scaler.state_dict()}
+        facts["average_updates"] = training.average.updates
     state = training.optimizer.state_dict()["state"]
     for index, slots in state.items():
         tensors |= {f"optimizer.{index}.{slot}": torch.as_tensor(value) for slot, value in slots.items()
                     if value is not None}  # fmt: skip
-    return save_tensors(path, tensors, facts)
+    return tensors, facts
+
+
+def restore_state(training: Training, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], where: Path) -> None:
+    """Put a training back to what `collect_state` returned; the tensors are copied. `where` is named by errors."""
+    load_state(training.net, _under("net.", tensors), where)
+    if training.average is not None:
+        load_state(training.average.net, _under("average.", tensors), where)
+        training.average.updates = facts["average_updates"]
+    parameters = [parameter for group in training.optimizer.param_groups for parameter in group["params"]]
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _under("optimizer.", tensors).items():
+        index, slot = name.split(".")
+        slots.setdefault(int(index), {})[slot] = _laid_out_as(parameters[int(index)], tensor)
+    whole = training.optimizer.state_dict()
+    training.optimizer.load_state_dict({**whole, "state": slots})
+    training.scaler.load_state_dict(facts["scaler"])
+
+
+def save_training(
+    path: Path, training: Training, facts: Mapping[str, Any], kept: Mapping[str, Tensor] | None = None
+) -> Path:
+    """Write all that goes on with a training at an epoch's end: net, average and optimizer.
+
+    `kept` are tensors to be had back by `load_kept`.
+    """
+    tensors, own = collect_state(training)
+    own |= {"parts": _parts(training), "rate_factor": training.rate_factor}
+    tensors |= {f"kept.{name}": tensor for name, tensor in (kept or {}).items()}
+    return save_tensors(path, tensors, {**facts, **own})
 
 
 def load_training(path: Path, training: Training) -> dict[str, Any]:
@@ -88,28 +121,23 @@ def load_training(path: Path, training: Training) -> dict[str, Any]:
     if facts["parts"] != _parts(training):
         raise WeightsError("the checkpoint was made with another optimizer, precision or averaging", printable(path),
                            "go on with the recipe that the run was begun with")  # fmt: skip
-
-    def under(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-    load_state(training.net, under("net."), path)
-    if training.average is not None:
-        load_state(training.average.net, under("average."), path)
-        training.average.updates = facts["average_updates"]
-    parameters = [parameter for group in training.optimizer.param_groups for parameter in group["params"]]
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in under("optimizer.").items():
-        index, slot = name.split(".")
-        slots.setdefault(int(index), {})[slot] = _laid_out_as(parameters[int(index)], tensor)
-    whole = training.optimizer.state_dict()
-    training.optimizer.load_state_dict({**whole, "state": slots})
-    training.scaler.load_state_dict(facts["scaler"])
+    restore_state(training, tensors, facts, path)
+    training.rate_factor = facts.get("rate_factor", 1.0)
     return facts
 
 
+def load_kept(path: Path) -> dict[str, Tensor]:
+    """Read the tensors that `save_training` was given to keep."""
+    return _under("kept.", read_tensors(path, "kept.")[0])
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def _laid_out_as(parameter: Tensor, slot: Tensor) -> Tensor:
-    """Give a slot of the optimizer the memory layout of its parameter, as it had before it was saved."""
-    return torch.empty_like(parameter).copy_(slot) if slot.shape == parameter.shape else slot
+    """Copy a slot of the optimizer, in the memory layout of its parameter, as it had before it was taken."""
+    return torch.empty_like(parameter).copy_(slot) if slot.shape == parameter.shape else slot.clone()
 
 
 def _parts(training: Training) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +45,11 @@ class Step:
 
 
 class Training:
-    """What training moves: the net, its optimizer, the averaged net and the gradient scaler."""
+    """What training moves: the net, its optimizer, the averaged net and the gradient scaler.
+
+    `rate_factor` scales the schedule from the next step on. `guessing_loss` is the loss of a net that gives all classes
+    the same probability, known after the first step.
+    """
 
     def __init__(self, net: nn.Module, recipe: Recipe, steps_per_epoch: int) -> None:
         assert recipe.epochs is not None and recipe.device is not None
@@ -54,6 +59,8 @@ class Training:
         self.optimizer = make_optimizer(net, recipe)
         self.average = AveragedNet(net, recipe.ema) if recipe.ema else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
+        self.rate_factor = 1.0
+        self.guessing_loss: float | None = None
 
     @property
     def evaluated(self) -> nn.Module:
@@ -72,7 +79,7 @@ class Training:
             self.net.train()
             in_epoch = -1
             for in_epoch, (images, targets) in enumerate(itertools.islice(batches(epoch), self.steps_per_epoch)):
-                lr = lr_at(index, self.steps, self.recipe, self.steps_per_epoch)
+                lr = self.rate_at(index)
                 loss, correct = self.update(images, targets, lr)
                 yield Step(index, epoch, in_epoch, self.steps_per_epoch, len(images), loss, correct, lr)
                 self.net.train()  # whoever reads may have evaluated
@@ -81,16 +88,16 @@ class Training:
                 what = f"epoch {epoch + 1} had {in_epoch + 1} batches where {self.steps_per_epoch} were counted"
                 raise DataError(what, "", "give a loader that is equally long at every pass")
 
+    def rate_at(self, index: int) -> float:
+        """Return the learning rate of step `index`, as things stand."""
+        return self.rate_factor * lr_at(index, self.steps, self.recipe, self.steps_per_epoch)
+
     def update(self, images: Tensor, targets: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """Make one update at rate `lr`; returns the loss before it and the number of correct answers."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        if self.recipe.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
         self.optimizer.zero_grad(set_to_none=True)  # before the forward, whose activations need the room
-        with autocasting(self.device, self.recipe.precision):
-            outputs = self._forward(images)
-            loss = total_loss(outputs, targets, self.recipe.label_smoothing or 0.0, self.recipe.aux_weight)
+        outputs, loss = self.answer(images, targets)
         self.scaler.scale(loss).backward()
         if self.recipe.clip_norm:
             self.scaler.unscale_(self.optimizer)
@@ -99,9 +106,18 @@ class Training:
         self.scaler.update()
         if self.average is not None:
             self.average.update(self.net)
-        logits = outputs[0] if isinstance(outputs, tuple) else outputs
+        logits, *heads = outputs if isinstance(outputs, tuple) else (outputs,)
+        self.guessing_loss = math.log(logits.shape[1]) * (1 + self.recipe.aux_weight * len(heads))
         labels = targets if targets.ndim == 1 else targets.argmax(1)
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+
+    def answer(self, images: Tensor, targets: Tensor) -> tuple[Any, Tensor]:
+        """Return the net's outputs and their loss, in the mode the net is in."""
+        if self.recipe.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with autocasting(self.device, self.recipe.precision):
+            outputs = self._forward(images)
+            return outputs, total_loss(outputs, targets, self.recipe.label_smoothing or 0.0, self.recipe.aux_weight)
 
     def _forward(self, images: Tensor) -> Any:
         try:

@@ -1,0 +1,181 @@
+"""Precise batch norm: running statistics recomputed for the weights as they are, where they trail behind them.
+
+While weights move fast, a running average over the last dozens of steps describes nets that are gone: accuracy in eval
+mode then jumps from epoch to epoch though the net itself gets better (Wu & Johnson 2021, "Rethinking Batch in
+BatchNorm", section 3).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conviction.training.loop import Batches, Training, autocasting
+
+# Images that suffice for statistics, unless that is a larger share of an epoch's batches; and the least number of them.
+_IMAGES, _SHARE, _LEAST = 2048, 0.1, 4
+# A lag that shifts what the next layer sees by a quarter of its spread, or widens it by a quarter, is worth a word.
+_NOTABLE_SD, _NOTABLE_LOG_VARIANCE = 0.25, 2 * math.log(1.25)
+_FAR = 1e6  # said of statistics that were not finite
+
+
+@dataclass(frozen=True)
+class Lag:
+    """How far running statistics were from those of the weights as they are, in the layer where that was most.
+
+    `mean_sd` is the distance of the means in standard deviations, `log_variance` is |ln(old variance / new variance)|;
+    both are means over the layer's channels.
+    """
+
+    mean_sd: float = 0.0
+    log_variance: float = 0.0
+
+    def worst(self, other: Lag) -> Lag:
+        """Return the larger of both, number by number."""
+        return Lag(max(self.mean_sd, other.mean_sd), max(self.log_variance, other.log_variance))
+
+    @property
+    def notable(self) -> bool:
+        """Whether the net would have answered otherwise than it should."""
+        return self.mean_sd >= _NOTABLE_SD or self.log_variance >= _NOTABLE_LOG_VARIANCE
+
+    def __str__(self) -> str:
+        factor = math.exp(min(700.0, self.log_variance / 2))
+        return f"their means lagged by up to {self.mean_sd:.2g} sd, their spread by a factor of up to {factor:.2g}"
+
+
+def keeps_statistics(layer: nn.Module) -> bool:
+    """Whether a layer is a batch norm with running statistics: torch's, or one that keeps them under the same names."""
+    if isinstance(layer, nn.modules.instancenorm._InstanceNorm):
+        return False
+    names = ("running_mean", "running_var")
+    return hasattr(layer, "momentum") and all(isinstance(getattr(layer, name, None), Tensor) for name in names)
+
+
+def refresh(training: Training, batches: Batches, epoch: int) -> Lag | None:
+    """Recompute the statistics of the net that is evaluated, from the first few of `batches(epoch)`."""
+    net, recipe, steps = training.evaluated, training.recipe, training.steps_per_epoch
+    if not any(keeps_statistics(module) for module in net.modules()):
+        return None
+    enough = math.ceil(_IMAGES / (recipe.batch_size or 1))
+    count = min(steps, max(_LEAST, min(enough, int(_SHARE * steps))))
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    some = itertools.islice(batches(epoch), count)
+    with autocasting(training.device, recipe.precision):
+        return recompute(net, ((images.contiguous(memory_format=layout), None) for images, _ in some))
+
+
+def recompute(net: nn.Module, batches: Iterable[tuple[Tensor, Any]]) -> Lag | None:
+    """Set the running statistics of all batch norms of `net` to plain averages over `batches`; returns how they lagged.
+
+    `batches` yields (images [N, C, H, W], anything) on the net's device; a dozen suffice. Each batch is normalised by
+    itself, as in training, while all other layers are as in evaluation. A batch whose statistics are not finite does
+    not count. Left alone are layers that the user froze (in eval mode in a net that trains), layers that no batch
+    reaches, weights, modes, momenta, `num_batches_tracked` and the random number generators.
+
+    Returns None where no layer had anything to recompute.
+    """
+    modes = [(module, module.training) for module in net.modules()]
+    if not net.training:
+        net.train()  # a net whose own `train` keeps layers frozen does so now
+    layers: list[Any] = [module for module in net.modules() if keeps_statistics(module) and module.training]
+    try:
+        net.eval()
+        for layer in layers:
+            layer.training = True
+        return _recompute(net, layers, batches) if layers else None
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _recompute(net: nn.Module, layers: list[Any], batches: Iterable[tuple[Tensor, Any]]) -> Lag | None:
+    old = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
+    try:
+        with torch.no_grad(), _own_randomness(layers[0].running_mean.device), _listening(layers) as heard:
+            for images, _ in batches:
+                net(images)
+    finally:  # whatever went wrong, the net is whole
+        for layer, (mean, var) in zip(layers, old, strict=True):
+            layer.running_mean.copy_(mean)
+            layer.running_var.copy_(var)
+    lags = [_settle(layer, told) for layer, told in zip(layers, heard, strict=True)]
+    known = [lag for lag in lags if lag is not None]
+    worst = Lag()
+    for lag in known:
+        worst = worst.worst(lag)
+    return worst if known else None
+
+
+@contextlib.contextmanager
+def _listening(layers: list[Any]) -> Generator[list[list[tuple[Tensor, Tensor]]]]:
+    """Gather mean and unbiased variance ([C] each) of every batch that passes through `layers`.
+
+    With a momentum of 1 the running statistics become those of the batch alone.
+    """
+    heard: list[list[tuple[Tensor, Tensor]]] = [[] for _ in layers]
+    before = [(layer.momentum, _counter(layer)) for layer in layers]
+
+    def listen(to: list[tuple[Tensor, Tensor]]) -> Any:
+        def hook(layer: Any, inputs: Any, output: Any) -> None:
+            to.append((layer.running_mean.clone(), layer.running_var.clone()))
+            _clear(layer)
+
+        return hook
+
+    hooks = [layer.register_forward_hook(listen(to)) for layer, to in zip(layers, heard, strict=True)]
+    try:
+        for layer in layers:
+            layer.momentum = 1.0
+            _clear(layer)
+        yield heard
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer, (momentum, count) in zip(layers, before, strict=True):
+            layer.momentum = momentum
+            if count is not None:
+                layer.num_batches_tracked.copy_(count)
+
+
+def _settle(layer: Any, heard: list[tuple[Tensor, Tensor]]) -> Lag | None:
+    """Write the averages of what was heard into a layer; returns how far its own were from them."""
+    if not heard:
+        return None
+    means, variances = (torch.stack(told).cpu().double() for told in zip(*heard, strict=True))  # [batches, C]
+    whole = (means.isfinite() & variances.isfinite()).all(1)
+    if not whole.any():
+        return None
+    mean, var = means[whole].mean(0), variances[whole].mean(0)
+    tiny = float(getattr(layer, "eps", 1e-5))
+    old_mean, old_var = layer.running_mean.cpu().double(), layer.running_var.cpu().double()
+    distance = ((old_mean - mean).abs() / (var + tiny).sqrt()).mean()
+    ratio = ((old_var + tiny) / (var + tiny)).log().abs().mean()
+    layer.running_mean.copy_(mean)
+    layer.running_var.copy_(var)
+    return Lag(*(float(lag.nan_to_num(_FAR, _FAR).clamp(max=_FAR)) for lag in (distance, ratio)))
+
+
+@contextlib.contextmanager
+def _own_randomness(device: torch.device) -> Generator[None]:
+    """Put the random number generators back afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def _clear(layer: Any) -> None:
+    """Forget the statistics; NaN times 0 would stay NaN."""
+    layer.running_mean.zero_()
+    layer.running_var.zero_()
+
+
+def _counter(layer: Any) -> Tensor | None:
+    count = getattr(layer, "num_batches_tracked", None)
+    return count.clone() if isinstance(count, Tensor) else None
