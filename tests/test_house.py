@@ -13,8 +13,10 @@ FLOORS = {
     "errors": 0, "version": 0, "text": 0, "recipe": 0, "storage": 0,
     "nets": 1, "data": 1,
     "planning": 2, "metrics": 2, "probe": 2, "findings": 2,
-    "training": 3, "runs": 4, "feeding": 4, "preflight": 4, "lr_range": 4, "sweep_figure": 4,
-    "evaluation": 4, "prediction": 4, "environment": 4, "figures": 4, "tracking": 4, "report": 5, "assembly": 5, "clearance": 5,
+    "training": 3, "runs": 4, "feeding": 4, "preflight": 4, "lr_range": 4,
+    "sweep_figure": 4,
+    "evaluation": 4, "prediction": 4, "environment": 4, "figures": 4, "tracking": 4,
+    "report": 5, "assembly": 5, "clearance": 5,
     "fitting": 6, "lr_finding": 6,
     "progress": 8, "cli": 8, "__init__": 8, "__main__": 8,
 }  # fmt: skip
