@@ -30,10 +30,13 @@ format: setup
 	$(BIN)/ruff format src tests benchmarks
 	$(BIN)/ruff check --fix src tests benchmarks
 
-# The tables of the README, about 15 minutes; benchmarks/parity.py needs an environment with torchvision and timm.
+# The tables of the README, about 15 minutes, and those that take hours, which can be stopped and gone on with.
+# benchmarks/parity.py and benchmarks/finder.py need an environment with their peers; each says how to make it.
 bench: setup
 	$(BIN)/python benchmarks/seeds.py vgg7-bn/2 fashion-mini
 	$(BIN)/python benchmarks/seeds.py lenet-bn fashion-mnist --epochs 10 --twice
+	$(BIN)/python benchmarks/no_failures.py
+	$(BIN)/python benchmarks/accuracy.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
