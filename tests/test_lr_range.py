@@ -29,6 +29,7 @@ from conviction.recipe import Recipe
 from conviction.sweep_figure import draw_sweep
 from conviction.training.loop import Training
 
+PROBE = 128
 RECIPE = Recipe(epochs=2, optimizer="sgd", lr=1.0, weight_decay=1e-3, schedule="onecycle", warmup_epochs=0.0,
                 device="cpu", precision="fp32", batch_size=32, clip_norm=0.0)  # fmt: skip
 SMALL = Budget(range_steps=30, first_steps=6)
@@ -53,7 +54,7 @@ def net(dropout: float = 0.3) -> nn.Sequential:
 
 
 def looked(module: nn.Module, recipe: Recipe = RECIPE, budget: Budget = SMALL, **other: Any) -> tuple[list, Found]:
-    events = sweep(module, recipe, other.get("feed", feed), other.get("probe", blobs(256, 99)), budget)
+    events = sweep(module, recipe, other.get("feed", feed), other.get("probe", blobs(PROBE, 99)), budget)
     seen = []
     while True:
         try:
@@ -79,7 +80,7 @@ def test_the_rate_trains_and_its_proof_is_true(optimizer: str) -> None:
     short = recipe.replace(lr=found.lr, epochs=1)
     list(Training(ours, short, found.steps).run(lambda epoch: stream))
     with _looking(ours), torch.no_grad():
-        images, labels = blobs(256, 99)
+        images, labels = blobs(PROBE, 99)
         assert float(nn.functional.cross_entropy(ours(images), labels)) == pytest.approx(found.loss_end, rel=1e-5)
 
 

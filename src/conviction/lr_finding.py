@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Generator
@@ -30,8 +31,8 @@ from conviction.sweep_figure import draw_sweep
 from conviction.text import format_seconds, format_table
 from conviction.training.deciding import find_device
 
-# Images on which every rate is judged: validation's, on which nothing trains.
-_PROBE_IMAGES = 1024
+# Images on which every rate is judged: validation's, on which nothing trains; of large ones fewer, for the memory.
+_PROBE_IMAGES, _PROBE_VALUES = 1024, 2**25
 # A sweep may take about so many seconds on two slow cores (80 GFLOP/s, 10 GB/s) and so many updates. It is planned by
 # the net's costs rather than by a clock, so that a sweep is the same wherever it is run.
 _SECONDS, _FLOP_PER_SECOND, _BYTES_PER_SECOND = 35, 80e9, 10e9
@@ -158,9 +159,10 @@ def plan_budget(net: nn.Module, made: Assembly, feed: Feed) -> Budget:
 
 def _probe(data: Data, recipe: Recipe, feed: Feed) -> tuple[Tensor, Tensor]:
     """Return validation images that judge every rate; where a loader keeps their labels, training images."""
+    count = min(_PROBE_IMAGES, max(64, _PROBE_VALUES // math.prod(data.image)))
     if data.valid.labels is None:
-        return feed.plain(_PROBE_IMAGES // 2)
-    count = min(_PROBE_IMAGES, len(data.valid))
+        return feed.plain(count)
+    count = min(count, len(data.valid))
     chosen = torch.linspace(0, len(data.valid) - 1, count).long()
     batch = fetch_batch(data.valid, chosen)
     device = torch.device(recipe.device or "cpu")

@@ -156,7 +156,11 @@ class _Sweep:
     def _losses(self, net: nn.Module, most: int | None = None) -> Tensor:
         """Return the probe's loss image by image, without dropout and with batch norm by the probe's own statistics."""
         with _looking(net), torch.no_grad(), autocasting(self.device, self.recipe.precision):
-            logits = torch.cat([net(part).float() for part in self.images[:most].split(256)])
+            images = self.images[:most]
+            # Parts of equal size (a last part of one image would be too small for batch norm), which need no more memory
+            # than a step: nothing is kept for a backward.
+            parts = images.tensor_split(-(-len(images) // min(256, 4 * (self.recipe.batch_size or 64))))
+            logits = torch.cat([net(part).float() for part in parts])
         self.classes = logits.shape[1]
         return F.cross_entropy(logits, self.labels[:most], reduction="none")
 
