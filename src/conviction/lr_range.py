@@ -157,7 +157,7 @@ class _Sweep:
         """Return the probe's loss image by image, without dropout and with batch norm by the probe's own statistics."""
         with _looking(net), torch.no_grad(), autocasting(self.device, self.recipe.precision):
             images = self.images[:most]
-            # Parts of equal size (a last part of one image would be too small for batch norm), which need no more memory
+            # Parts of equal size (a last part of one image would be too small for batch norm) that need no more memory
             # than a step: nothing is kept for a backward.
             parts = images.tensor_split(-(-len(images) // min(256, 4 * (self.recipe.batch_size or 64))))
             logits = torch.cat([net(part).float() for part in parts])
