@@ -100,9 +100,10 @@ def main() -> None:
     if not arguments.table:
         data = os.path.abspath(arguments.cifar) if arguments.cifar else "fashion-mnist"  # noqa: PTH100
         ledger.work(path, jobs, partial(run, data=data), arguments.workers, arguments.most)
+    done = ledger.read(path)
     title = "CIFAR-10 (JPEG copies) under a budget" if arguments.cifar else "Full Fashion-MNIST, ten epochs"
-    print(f"# {title}\n\n{ledger.told(__doc__)}\n\n{ledger.conditions()}.\n")
-    (show_cifar if arguments.cifar else show)(ledger.read(path), jobs)
+    print(f"# {title}\n\n{ledger.told(__doc__)}\n\n{ledger.conditions(done.values())}.\n")
+    (show_cifar if arguments.cifar else show)(done, jobs)
 
 
 if __name__ == "__main__":

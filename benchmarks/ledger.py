@@ -7,15 +7,20 @@ threads of torch beside other work wait for each other more than they compute.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import json
 import multiprocessing
 import os
 import platform
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+import conviction
 
 Job = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
@@ -30,8 +35,12 @@ def read(path: Path) -> dict[str, Job]:
     """Return what was found out, by the names of the jobs."""
     if not path.exists():
         return {}
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return {name_of(line["job"]): line["found"] for line in lines}
+    rows = {}
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):  # a line that was being written when the power failed
+            row = json.loads(line)
+            rows[name_of(row["job"])] = {**row["found"], "source": row.get("source", "?")}
+    return rows
 
 
 def work(path: Path, jobs: Iterable[Job], run: Callable[[Job], Job], workers: int, most: int | None = None) -> None:
@@ -39,7 +48,7 @@ def work(path: Path, jobs: Iterable[Job], run: Callable[[Job], Job], workers: in
     done = read(path)
     todo = [job for job in jobs if name_of(job) not in done][:most]
     path.parent.mkdir(exist_ok=True)
-    began = time.time()
+    began, source = time.time(), source_hash()
     if not todo:
         return
     # Freed memory is kept: large nets otherwise spend a fifth of their time getting it back from the system.
@@ -47,8 +56,14 @@ def work(path: Path, jobs: Iterable[Job], run: Callable[[Job], Job], workers: in
                    "MALLOC_TRIM_THRESHOLD_": "17179869184"}  # fmt: skip
     with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=20) as pool, path.open("a") as file:
         for number, (job, found) in enumerate(pool.imap_unordered(_Timed(run), todo), 1):
-            print(json.dumps({"job": job, "found": found}), file=file, flush=True)
+            print(json.dumps({"job": job, "found": found, "source": source}), file=file, flush=True)
             print(f"{number}/{len(todo)} {time.time() - began:.0f} s {name_of(job)} {found}", file=sys.stderr)
+
+
+def source_hash() -> str:
+    """Return what names the code that is measured, so that rows of another are known."""
+    root = Path(conviction.__file__).parent
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(root.rglob("*.py")))).hexdigest()[:8]
 
 
 class _Timed:
@@ -72,15 +87,18 @@ def parse(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def conditions() -> str:
-    """Say on what it was measured."""
+def conditions(rows: Iterable[Job]) -> str:
+    """Say on what, with what and with which code the rows were measured."""
     import torch
 
     from conviction.environment import describe_environment
     from conviction.recipe import Recipe
 
     machine = describe_environment(Recipe(device="cpu"))["processor"]
-    return f"{machine}, one thread a run, torch {torch.__version__.split('+')[0]}, Python {platform.python_version()}"
+    sources = Counter(row["source"] for row in rows)
+    told = ", ".join(f"{source} ({count} rows)" for source, count in sources.most_common())
+    return (f"{machine}, one thread a run, glibc keeps freed memory, torch "
+            f"{torch.__version__.split('+')[0]}, Python {platform.python_version()}; source {told}")  # fmt: skip
 
 
 def told(description: str | None) -> str:

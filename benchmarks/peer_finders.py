@@ -32,7 +32,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from parity import import_peers
 
-OPTIMIZERS = {"sgd": partial(torch.optim.SGD, momentum=0.9), "adamw": torch.optim.AdamW}
+# Those of conviction's recipes, but that there norms and biases do not decay.
+OPTIMIZERS = {
+    "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True, weight_decay=5e-4),
+    "adamw": partial(torch.optim.AdamW, weight_decay=0.05),
+}
 
 
 def suggest(

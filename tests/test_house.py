@@ -17,7 +17,7 @@ FLOORS = {
     "sweep_figure": 4,
     "evaluation": 4, "prediction": 4, "environment": 4, "figures": 4, "tracking": 4,
     "report": 5, "assembly": 5, "clearance": 5,
-    "fitting": 6, "lr_finding": 6,
+    "fitting": 6, "lr_finding": 6, "lr_refusal": 6,
     "progress": 8, "cli": 8, "__init__": 8, "__main__": 8,
 }  # fmt: skip
 DOORS = 8

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import itertools
 import json
 import math
 import random
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from torch import Tensor, nn
 
 import conviction
 from conviction.assembly import assemble
+from conviction.data.held import Held
 from conviction.data.records import Data
 from conviction.errors import UsageError
 from conviction.feeding import Feed
-from conviction.lr_finding import LRSweep, lr_events, plan_budget
+from conviction.lr_finding import LRSweep, _probe, lr_events, plan_budget
 from conviction.lr_range import Budget, Found, Point, Trial, _looking, _Sweep, sweep
+from conviction.lr_refusal import explain, linear_top1
 from conviction.recipe import Recipe
 from conviction.sweep_figure import draw_sweep
 from conviction.training.loop import Training
@@ -120,7 +122,7 @@ def test_a_net_that_sees_nothing_is_refused_after_a_longer_look() -> None:
     blind = nn.Sequential(nn.Flatten(), nn.Threshold(1e9, 0.0), nn.Linear(16, 4))
     found = looked(blind)[1]
     assert found.lr is None
-    assert {trial.steps for trial in found.trials} == {6, 24}, "a second look, four times as long"
+    assert {trial.steps for trial in found.trials} == {6, SMALL.patience}, "a second, much longer look"
 
 
 def test_a_slow_start_is_no_refusal() -> None:
@@ -241,7 +243,7 @@ def test_shuffled_labels_are_named(small_data: Data) -> None:
     labels = small_data.train.labels
     assert labels is not None
     mixed = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
-    data = dataclasses.replace(small_data, train=dataclasses.replace(small_data.train, labels=mixed))
+    data = replace(small_data, train=replace(small_data.train, labels=mixed))
     swept = find("lenet-relu/2", data)
     assert swept.refused is not None
     assert swept.refused["cause"] == "labels-shuffled"
@@ -260,7 +262,7 @@ def test_a_heavy_net_gets_fewer_steps_and_never_too_few(small_data: Data) -> Non
         totals.append(plan_budget(made.net, made, Feed(made.data, made.recipe)).total_steps)
     assert totals == sorted(totals, reverse=True)
     assert totals[0] > 500
-    assert totals[-1] >= 140
+    assert totals[-1] >= 130
 
 
 def test_progress_goes_up_to_the_whole(small_data: Data) -> None:
@@ -280,3 +282,93 @@ def test_the_picture_is_well_formed_and_escapes_names(tmp_path: Path) -> None:
     assert "lr 0.1" in text
     assert "nan" not in picture
     assert "inf" not in picture.replace("infinite", "").replace("lr 1: loss inf", "")
+
+
+def test_the_probe_is_in_no_order(small_data: Data) -> None:
+    """Folders are read class by class: a probe in that order would hold a few classes in each of its parts."""
+    labels = small_data.valid.labels
+    assert labels is not None
+    order = labels.argsort(stable=True)
+    pictures = small_data.valid.source.fetch(order)
+    ordered = replace(small_data.valid, source=Held(pictures), labels=labels[order])
+    assert ordered.labels is not None
+    made = assemble("lenet-bn", replace(small_data, valid=ordered), Recipe(batch_size=32))
+    told = _probe(made.data, made.recipe, Feed(made.data, made.recipe))[1]
+    assert len(told[: len(told) // 4].unique()) >= 8
+    assert told.bincount().tolist() == labels.bincount().tolist()
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_a_tiny_validation_split_is_helped_out_by_training_images(small_data: Data, count: int) -> None:
+    labels = small_data.valid.labels
+    assert labels is not None
+    few = replace(
+        small_data.valid, source=Held(small_data.valid.source.fetch(torch.arange(count))), labels=labels[:count]
+    )
+    assert find("lenet-bn/4", replace(small_data, valid=few)).lr is not None
+
+
+def test_a_single_image_to_judge_by_is_no_crash() -> None:
+    assert looked(net(), probe=blobs(1, 5))[1].trials
+
+
+def test_a_loader_with_a_generator_of_its_own_gives_the_same_answer_twice(small_data: Data) -> None:
+    from torch.utils.data import DataLoader, TensorDataset
+
+    def pairs(split: Any) -> TensorDataset:
+        return TensorDataset(split.source.fetch(torch.arange(len(split))).float() / 255, split.labels)
+
+    generator = torch.Generator().manual_seed(4)
+    train = DataLoader(pairs(small_data.train), batch_size=32, shuffle=True, generator=generator)
+    data = conviction.from_loaders(train, DataLoader(pairs(small_data.valid), batch_size=32))
+    before = generator.get_state()
+    one, two = find("lenet-relu/4", data), find("lenet-relu/4", data)
+    assert one.trials == two.trials
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_nets_that_fit_trains_are_not_refused_for_the_budget(small_data: Data) -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.layers(images) if images.sum().item() > -1e9 else images
+
+    assert find(Own(), small_data).lr is not None
+
+
+def test_a_net_that_cannot_be_copied_is_one_line(small_data: Data) -> None:
+    ours = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    ours.lock = (each for each in ())
+    with pytest.raises(UsageError, match="cannot be copied"):
+        find(ours, small_data)
+
+
+def test_a_net_that_needs_longer_does_not_blame_the_labels(small_data: Data) -> None:
+    made = assemble("nin-small/4", small_data, Recipe(optimizer="sgd", batch_size=16))
+    feed_ = Feed(made.data, made.recipe)
+    probe = _probe(made.data, made.recipe, feed_)
+    trials = (Trial(0.1, 20, 2.3),)
+    found = Found(None, 0.1, 1.0, True, 2.303, 2.3, 0.05, 20, (), trials)
+    assert explain(made.net, made, feed_, probe, found)["cause"] == "too-few-steps"
+
+
+def test_a_linear_classifier_tells_real_labels_from_shuffled_ones(small_data: Data) -> None:
+    made = assemble("lenet", small_data, Recipe(batch_size=32))
+    feed_ = Feed(made.data, made.recipe)
+    probe, (images, labels) = _probe(made.data, made.recipe, feed_), feed_.plain(400)
+    right, guessing = linear_top1((images, labels), probe, 10)
+    assert right > 0.6 > guessing
+    mixed = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+    right, guessing = linear_top1((images, mixed), probe, 10)
+    assert right < guessing
+
+
+def test_a_range_test_that_never_exploded_says_so() -> None:
+    quiet = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.Tanh())
+    found = looked(quiet, RECIPE.replace(optimizer="adamw"))[1]
+    assert not found.exploded
+    assert found.high == pytest.approx(1.0)
+    assert looked(nn.Sequential(nn.Flatten(), nn.Linear(16, 64), nn.Linear(64, 4)))[1].exploded

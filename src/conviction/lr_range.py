@@ -14,6 +14,7 @@ import math
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,14 +27,14 @@ from conviction.training.loop import Batches, Training, autocasting
 # The range test's first and last rate: no convolutional net learns with a rate outside.
 _BOUNDS = {"adamw": (1e-6, 1.0), "sgd": (1e-5, 10.0)}
 # Candidates are this factor apart, from a little above the rate at which the range test's loss exploded.
-_SPACING, _CANDIDATES = 2.5, 7
+_SPACING = 2.5
 # Images of the probe that the range test reads after each of its steps, and by how much more than it had fallen the
 # loss must rise above its start to have exploded.
 _RANGE_IMAGES, _EXPLOSION = 128, 1.0
 # A fall of the loss below this share of ln(classes) is none.
 _LEAST_FALL = 0.02
-# A rate that raised the loss by more than this did harm.
-_HARM = 0.05
+# A rate that raised the loss by more than this did harm; so many of the others get a second look.
+_HARM, _SECOND_LOOK = 0.05, 4
 # A smaller rate is almost as good where the loss fell by this share of what it fell with the larger one.
 _ALMOST = 0.9
 
@@ -58,28 +59,37 @@ class Trial:
 
 @dataclass(frozen=True)
 class Budget:
-    """How many updates a sweep may make: in its range test, and for one candidate of the first round."""
+    """How many updates a sweep may make.
+
+    `range_steps` in its range test, `first_steps` for each candidate of the first round; `kept` counts the candidates
+    of each round, whose runs are twice as long as those of the round before. Where the first round moves nothing, a
+    second look is `patience` updates long.
+    """
 
     range_steps: int
     first_steps: int
+    kept: tuple[int, ...] = (7, 4, 2)
+    patience: int = 100
 
     @property
     def total_steps(self) -> int:
-        """The updates of a sweep whose first round shows which rates help; about twice as many where it does not."""
-        return self.range_steps + (_CANDIDATES + 4 * 2 + 2 * 4) * self.first_steps
+        """The updates of a sweep whose first round shows which rates help."""
+        return self.range_steps + sum(count * self.first_steps * 2**number for number, count in enumerate(self.kept))
 
 
 @dataclass(frozen=True)
 class Found:
     """What a sweep measured. `lr` is None where no rate made the probe's loss fall by more than `least_fall`.
 
-    `low` and `high` are the rates between which the range test's loss fell (of which it began to fall, and after which
-    it exploded); `loss_start` and `loss_end` are the probe's losses before and after the trial that won, of `steps`.
+    `low` is the rate at which the range test's loss had first fallen, `high` its last rate before the loss exploded, or
+    its last rate of all where `exploded` is false; `loss_start` and `loss_end` are the probe's losses before and after
+    the trial that won, which was of `steps` updates.
     """
 
     lr: float | None
     low: float
     high: float
+    exploded: bool
     loss_start: float
     loss_end: float
     least_fall: float
@@ -112,6 +122,7 @@ class _Sweep:
         self.curve: list[Point] = []
         self.trials: list[Trial] = []
         self.answers: dict[Trial, Tensor] = {}  # the probe's losses, image by image
+        self.exploded = False
 
     def events(self, budget: Budget) -> Generator[Point | Trial, None, Found]:
         """Go the whole way: range test, then bake-off."""
@@ -119,30 +130,34 @@ class _Sweep:
         for point in self._range_test(budget.range_steps):
             self.curve.append(point)
             yield point
-        high = self._ceiling()
-        rates = [high * _SPACING ** (1 - number) for number in range(_CANDIDATES)]
-        best = yield from self._bake_off(rates, budget.first_steps, start)
+        # The last rate before the explosion, of which the last point tells.
+        high = self.curve[-2 if self.exploded and len(self.curve) > 1 else -1].lr
+        rates = [high * _SPACING ** (1 - number) for number in range(budget.kept[0])]
+        best = yield from self._bake_off(rates, budget, start)
         winner = yield from self._step_back(self._largest_within_noise(best), float(start.mean()))
         loss, least = float(start.mean()), self._least_fall(start, winner)
-        low = next((point.lr for point in self.curve if loss - point.probe_loss > least), high)
-        return Found(winner.lr if self._fell(start, winner) else None, min(low, high), high, loss, winner.probe_loss,
-                     least, winner.steps, tuple(self.curve), tuple(self.trials))  # fmt: skip
+        at_rest = float(start[:_RANGE_IMAGES].mean())
+        low = next((point.lr for point in self.curve if at_rest - point.probe_loss > least), high)
+        return Found(winner.lr if self._fell(start, winner) else None, min(low, high), high, self.exploded, loss,
+                     winner.probe_loss, least, winner.steps, tuple(self.curve), tuple(self.trials))  # fmt: skip
 
-    def _bake_off(self, rates: list[float], steps: int, start: Tensor) -> Generator[Trial, None, Trial]:
+    def _bake_off(self, rates: list[float], budget: Budget, start: Tensor) -> Generator[Trial, None, Trial]:
         """Try the rates in rounds of ever fewer and longer runs; returns the best trial of the last round.
 
         Where the first round moved nothing, its order is chance: a net on its first plateau only needs longer. Then
-        all rates that did no harm go on to a round four times as long, and it is the last but one.
+        the rates that did no harm get a round much longer, and the two best of that one twice as long.
         """
+        steps = budget.first_steps
         ranked = yield from self._round(rates, steps)
         if self._fell(start, ranked[0]):
-            later = ((4, 2 * steps), (2, 4 * steps))
+            later = [(count, steps * 2**number) for number, count in enumerate(budget.kept)][1:]
         else:
-            harmless = [trial for trial in ranked if trial.probe_loss < float(start.mean()) + _HARM]
-            ranked = yield from self._round([trial.lr for trial in (harmless or ranked)[:5]], 4 * steps)
-            later = ((2, 8 * steps),) if self._fell(start, ranked[0]) else ()
-        for kept, length in later:
-            ranked = yield from self._round([trial.lr for trial in ranked[:kept]], length)
+            harmless = [trial for trial in ranked if trial.probe_loss < float(start.mean()) + _HARM] or ranked
+            long = max(4 * steps, budget.patience)
+            ranked = yield from self._round([trial.lr for trial in harmless[:_SECOND_LOOK]], long)
+            later = [(2, 2 * long)] if self._fell(start, ranked[0]) else []
+        for count, length in later:
+            ranked = yield from self._round([trial.lr for trial in ranked[:count]], length)
         return ranked[0]
 
     def _round(self, rates: list[float], steps: int) -> Generator[Trial, None, list[Trial]]:
@@ -155,12 +170,16 @@ class _Sweep:
 
     def _losses(self, net: nn.Module, most: int | None = None) -> Tensor:
         """Return the probe's loss image by image, without dropout and with batch norm by the probe's own statistics."""
-        with _looking(net), torch.no_grad(), autocasting(self.device, self.recipe.precision):
+        with (
+            _looking(net, by_batch=len(self.images[:most]) > 1),
+            torch.no_grad(),
+            autocasting(self.device, self.recipe.precision),
+        ):
             images = self.images[:most]
-            # Parts of equal size (a last part of one image would be too small for batch norm) that need no more memory
-            # than a step: nothing is kept for a backward.
-            parts = images.tensor_split(-(-len(images) // min(256, 4 * (self.recipe.batch_size or 64))))
-            logits = torch.cat([net(part).float() for part in parts])
+            # Without a backward to keep things for, four batches need no more memory than a step.
+            size = min(256, max(32, 4 * (self.recipe.batch_size or 32)))
+            # Parts of equal size: a last part of one image would be too small for batch norm.
+            logits = torch.cat([net(part).float() for part in images.tensor_split(-(-len(images) // size))])
         self.classes = logits.shape[1]
         return F.cross_entropy(logits, self.labels[:most], reduction="none")
 
@@ -187,12 +206,9 @@ class _Sweep:
             probe = float(self._losses(training.net, _RANGE_IMAGES).mean())
             yield Point(lr, loss, probe)
             best = min(best, probe)
-            if not math.isfinite(probe + loss) or probe > 2 * first - best + _EXPLOSION:
+            self.exploded = not math.isfinite(probe + loss) or probe > 2 * first - best + _EXPLOSION
+            if self.exploded:
                 return
-
-    def _ceiling(self) -> float:
-        """Return the last rate of the range test before its loss exploded."""
-        return self.curve[-2 if len(self.curve) > 1 else -1].lr
 
     def _try(self, lr: float, steps: int) -> Trial:
         """Train a copy at peak rate `lr` and judge it by the probe."""
@@ -211,8 +227,7 @@ class _Sweep:
 
     def _least_fall(self, start: Tensor, best: Trial) -> float:
         """Return the least fall of the loss that counts: 3 standard errors of it, or 2 % of ln(classes)."""
-        fall = start - self.answers[best]
-        error = float(fall.std()) / math.sqrt(len(fall))
+        error = _error(start - self.answers[best])
         return max(3 * error if math.isfinite(error) else 0.0, _LEAST_FALL * math.log(self.classes))
 
     def _largest_within_noise(self, best: Trial) -> Trial:
@@ -222,7 +237,7 @@ class _Sweep:
 
     def _no_worse(self, trial: Trial, best: Trial) -> bool:
         worse = self.answers[trial] - self.answers[best]
-        return trial is best or float(worse.mean()) <= float(worse.std()) / math.sqrt(len(worse))
+        return trial is best or float(worse.mean()) <= _error(worse)
 
     def _step_back(self, winner: Trial, start: float) -> Generator[Trial, None, Trial]:
         """Return the next smaller rate instead, if it is almost as good, where the next larger one fails.
@@ -251,14 +266,21 @@ class _Sweep:
         return other.steps == trial.steps and math.isclose(other.lr, trial.lr * factor, rel_tol=1e-6)
 
 
+def _error(values: Tensor) -> float:
+    """Return the standard error of a mean."""
+    return float(values.std(correction=0)) / math.sqrt(len(values))
+
+
 @contextmanager
-def _looking(net: nn.Module) -> Generator[None]:
+def _looking(net: nn.Module, by_batch: bool = True) -> Generator[None]:
     """Let a net answer without dropout, its batch norm by the batch and without moving its running statistics."""
     modes = {module: module.training for module in net.modules()}
-    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms: list[Any] = [
+        module for module in net.modules() if hasattr(module, "running_mean") and hasattr(module, "momentum")
+    ]
     kept = [(norm, norm.momentum) for norm in norms]
     net.eval()
-    for norm in norms:
+    for norm in norms if by_batch else ():
         norm.train()
         norm.momentum = 0.0
     try:
