@@ -156,7 +156,8 @@ def show(done: dict[str, Any]) -> None:
         same = sum(found["same"] for found in twice)
         steps = statistics.median(found["steps"] for found in twice)
         print(f"\nOurs twice with one seed: {same}/{len(twice)} the same to the bit. A sweep of ours makes "
-              f"{steps:.0f} updates (median), a peer's about 100. No peer can refuse; one that fails counts as wrong and at chance.")  # fmt: skip
+              f"{steps:.0f} updates (median), a peer's about 100. No peer can refuse; one that fails counts as wrong "
+              "and as at chance.")  # fmt: skip
 
 
 def show_truth(done: dict[str, Any]) -> dict[tuple[str, int, str, str], float]:

@@ -3,12 +3,12 @@
     .venv/bin/python benchmarks/no_failures.py > benchmarks/results/no_failures.md
 
 One epoch on 4,500 or 9,000 images of fashion-mini (real Fashion-MNIST) a run, batch 64: 70 or 140 steps; 20 seeds.
-This asks whether a net starts to learn at all, not where it ends. Ours is `conviction fit` with its defaults but for batch,
-epochs and the number format in the table. The book's is its own training loop, with the same batch, number format and
-images: plain SGD at its rate for the net, Xavier weights, no augmentation, no schedule; of the nets that it has not, the
-rate of the nearest of its own (LeNet with ReLU and dropout: AlexNet's). NiN without its second 1x1 is the same
-architecture as without its first. A run is at chance when its test accuracy is below .15 (2,000 images, ten classes:
-guessing gives .10 with a deviation of .007) or its loss ends in numbers that are not finite.
+This asks whether a net starts to learn at all, not where it ends. Ours is `conviction fit` with its defaults but for
+batch, epochs and the number format in the table. The book's is its own training loop, with the same batch, number
+format and images: plain SGD at its rate for the net, Xavier weights, no augmentation, no schedule; of the nets that
+it has not, the rate of the nearest of its own (LeNet with ReLU and dropout: AlexNet's). NiN without its second 1x1 is
+the same architecture as without its first. A run is at chance when its test accuracy is below .15 (2,000 images, ten
+classes: guessing gives .10 with a deviation of .007) or its loss ends in numbers that are not finite.
 """
 
 from __future__ import annotations
