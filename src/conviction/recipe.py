@@ -64,7 +64,10 @@ class Recipe:
     )
     preflight: str = knob("stop", "what to do where the checks before training fail", choices=("stop", "warn", "off"))
     recoveries: int = knob(
-        3, "most times that a blown-up run goes back to its last good step with a smaller rate", low=0, high=100
+        3,
+        "most times that a blown-up run goes back to its last good step, kept in host memory, with a smaller rate",
+        low=0,
+        high=100,
     )
     precise_bn: bool = knob(True, "recompute batch norm's running statistics before each evaluation")
     precision: str | None = knob(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -179,6 +181,33 @@ def test_a_blow_up_at_an_epochs_end_is_not_taken_for_good(last: int) -> None:
     assert recovery.back_to == -1 and sum(losses[-20:]) / 20 < 0.8
 
 
+def test_looking_closer_keeps_every_random_state() -> None:
+    """A net may draw from other generators than torch's."""
+
+    class Drawing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Gated(small_net())
+            self.drawn: list[float] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            draws = random.random(), float(np.random.rand()), float(torch.rand(()))
+            if not torch.is_grad_enabled():
+                self.drawn.append(draws[0])
+                return self.net(x)
+            return self.net(x) * (1 + 0.1 * sum(draws))
+
+    recipe = RECIPE.replace(epochs=2, lr=0.002)
+    losses = []
+    for watched in (False, True):
+        random.seed(0)
+        np.random.seed(0)
+        training = made(recipe, net=Drawing())
+        steps = guarded(training, Guard(training)) if watched else ((step, None) for step in training.run(batches))
+        losses.append([float(step.loss) for step, _ in steps])
+    assert losses[0] == losses[1] and len(training.net.drawn) > 2, "it looked"
+
+
 def test_long_epochs_are_copied_on_the_way() -> None:
     training = made(RECIPE.replace(epochs=1), steps=350)
     guard = Guard(training)
@@ -243,6 +272,108 @@ def dead_net(seed: int = 0) -> nn.Sequential:
 def test_a_net_that_is_dead_from_the_start_is_refused_with_its_cause() -> None:
     with pytest.raises(DivergedError, match=r"no gradient reaches the first layer .* \(dead-relu\) - it was so from"):
         finished(made(net=dead_net()))
+
+
+class Gated(nn.Module):
+    """A net of a user's own: the branch that comes first is gated off, and the other learns."""
+
+    def __init__(self, other: nn.Module) -> None:
+        super().__init__()
+        self.off, self.other = small_net(5), other
+        self.register_buffer("gate", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.other(x) + self.gate * self.off(x)
+
+
+def pruned_net() -> nn.Sequential:
+    """A net whose first convolution, beside its path, was pruned to nothing and stays so."""
+    net = small_net()
+    net[0].weight.register_hook(torch.zeros_like)
+    return net
+
+
+def deep_dead_net(bias: float = 0.5) -> nn.Sequential:
+    """Dead in its second layer; those behind it have biases, so that constants flow on and give them gradients."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Flatten()]
+    for width_in in (72, 8, 8, 8):
+        layers += [nn.Linear(width_in, 8), nn.ReLU()]
+    net = nn.Sequential(*layers, nn.Dropout(0.2), nn.Linear(8, 3))
+    with torch.no_grad():
+        for layer in net:
+            if isinstance(layer, nn.Linear):
+                layer.bias.fill_(bias)
+        net[3].weight.zero_()
+        net[3].bias.fill_(-1.0)
+    return net
+
+
+# Slow, so that much of the run is no better than guessing, or fast.
+LIVING: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
+    "gated": (lambda: Gated(small_net()), {}),
+    "gated, slow": (lambda: Gated(small_net()), {"lr": 1e-4}),
+    "gated, at chance": (lambda: Gated(small_net()), {"lr": 1e-8}),
+    "pruned": (pruned_net, {}),
+    "gated, smoothed labels": (lambda: Gated(small_net()), {"label_smoothing": 0.3}),
+}
+
+
+@pytest.mark.parametrize("recoveries", [0, 3])
+@pytest.mark.parametrize("name", LIVING)
+def test_a_first_layer_without_gradient_is_no_death_while_the_logits_depend_on_the_images(
+    name: str, recoveries: int
+) -> None:
+    made_net, changes = LIVING[name]
+    recipe = RECIPE.replace(recoveries=recoveries, epochs=3, **changes)
+    alone = made(recipe, net=made_net())
+    losses = [float(step.loss) for step in alone.run(batches)]
+    guard, told = finished(made(recipe, net=made_net()))
+    assert guard.recoveries == [] and told == losses, "nor does looking closer change anything"
+
+
+def test_looking_closer_ends_when_the_loss_is_answer_enough_and_leaves_the_mode() -> None:
+    net, closer = Gated(small_net()), []
+    net.register_forward_hook(lambda module, inputs, outputs: closer.append(not module.training))
+    training = made(net=net)
+    guard = Guard(training)
+    for step in training.run(guard.feeding(batches)):
+        guard.check(step)
+        assert net.training, "as whoever reads after the guard expects"
+    assert 0 < sum(closer) < 40 < training.steps
+
+
+@pytest.mark.parametrize("net", [deep_dead_net, lambda: Gated(deep_dead_net()), lambda: Gated(dead_net())])
+def test_biases_behind_a_dead_layer_do_not_hide_it(net: Callable[[], nn.Module]) -> None:
+    with pytest.raises(DivergedError, match=r"the logits are the same for all images; .* \(dead-relu\)"):
+        finished(made(net=net()))
+
+
+def test_one_image_a_batch_cannot_show_that_a_net_is_dead() -> None:
+    def single(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from ((images[:1], labels[:1]) for images, labels in batches(epoch))
+
+    net = Gated(nn.Sequential(nn.Flatten(), nn.Linear(72, 3)))
+    net.off = dead_net()[3:]  # without batch norm, which cannot train on one image
+    net.forward = lambda x: net.other(x) + 0 * sum(p.sum() for p in net.off.parameters())
+    assert finished(made(RECIPE.replace(lr=1e-8), net=net), single)[0].recoveries == []
+
+
+def test_recoveries_of_0_only_note_a_dead_net() -> None:
+    training = made(RECIPE.replace(recoveries=0), net=dead_net())
+    guard, losses = finished(training)
+    (noted,) = guard.recoveries
+    assert (noted.cause, noted.back_to) == ("dead-relu", None) and len(losses) == training.steps
+    assert "noted only" in str(noted)
+
+
+def test_each_cause_is_noted_once() -> None:
+    training = made(RECIPE.replace(recoveries=0))
+    guard = Guard(training)
+    for step, _ in guarded(training, guard, ruin={70: -3.0}):
+        if step.index == 110:
+            training.net.load_state_dict(dead_net().state_dict())
+    assert [each.cause for each in guard.recoveries] == ["lr-too-high", "dead-relu"]
 
 
 def test_between_two_looks_nobody_knows_about_gradients() -> None:

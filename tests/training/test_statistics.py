@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -164,6 +166,98 @@ class Branching(nn.Module):
         return (logits, self.aux(x)) if self.training else logits
 
 
+class Scratch(nn.Module):
+    """A batch norm as people write it; with `turned` its momentum weighs what was, not what comes."""
+
+    def __init__(self, width: int, turned: bool = False, shape: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.momentum, self.turned = 0.9 if turned else 0.1, turned
+        self.register_buffer("running_mean", torch.full(shape or (width,), 0.5))
+        self.register_buffer("running_var", torch.full(shape or (width,), 2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, var = self.running_mean.view(1, -1, 1, 1), self.running_var.view(1, -1, 1, 1)
+        if self.training:
+            mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), correction=0, keepdim=True)
+            new = 1 - self.momentum if self.turned else self.momentum
+            self.running_mean.lerp_(mean.detach().view_as(self.running_mean), new)
+            self.running_var.lerp_(var.detach().view_as(self.running_var), new)
+        return (x - mean) / (var + 1e-5).sqrt()
+
+
+def test_norms_from_scratch_are_recomputed_where_they_are_understood() -> None:
+    net = small_net(Scratch)
+    assert recompute(net, images()) is not None
+    reference = small_net(lambda width: nn.BatchNorm2d(width, affine=False))
+    recompute(reference, images())
+    for (mean, var), (wanted_mean, wanted_var) in zip(statistics_of(net), statistics_of(reference), strict=True):
+        assert torch.allclose(mean, wanted_mean, atol=1e-4) and torch.allclose(var, wanted_var, rtol=0.02)
+
+
+@pytest.mark.parametrize("count", [1, BATCHES])
+@pytest.mark.parametrize("how", [{"turned": True}, {"shape": (1, 4, 1, 1)}])
+def test_and_left_alone_where_they_are_not(how: dict[str, Any], count: int) -> None:
+    net = nn.Sequential(Scratch(2, **{**how, **({"shape": (1, 2, 1, 1)} if "shape" in how else {})}))
+    before, state = others_of(net), copy.deepcopy(net.state_dict())
+    for centred in (0.0, 1.0):  # statistics that do not move are right about images of mean zero
+        batches = [(x - x.mean((0, 2, 3), keepdim=True) + centred, y) for x, y in images(count=count)]
+        assert recompute(net, batches) is None
+    assert same(others_of(net), before) and same(list(net.state_dict().values()), list(state.values()))
+
+
+class Channelwise(nn.Module):
+    """A norm that is called by keyword, torch's or one from scratch; or that sees channels last."""
+
+    def __init__(self, norm: nn.Module, *, last: bool = False) -> None:
+        super().__init__()
+        self.norm, self.last = norm, last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.permute(0, 2, 3, 1)) if self.last else self.norm(**{CALLED[type(self.norm)]: x})
+
+
+class LastScratch(Scratch):
+    """Channels last, as other frameworks have them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 3, 1, 2))
+
+
+CALLED: dict[type, str] = {nn.BatchNorm2d: "input", Scratch: "x"}
+
+
+@pytest.mark.parametrize(
+    ("norm", "last", "told"),
+    [(nn.BatchNorm2d, False, True), (Scratch, False, False), (LastScratch, True, False)],
+)
+def test_other_ways_to_call_a_norm_break_nothing(norm: Any, last: bool, told: bool) -> None:
+    net = Channelwise(norm(2), last=last)
+    state = copy.deepcopy(net.state_dict())
+    assert (recompute(net, images()) is not None) is told
+    assert same(list(net.state_dict().values()), list(state.values())) is not told
+
+
+KEEPS: dict[str, tuple[Callable[[], nn.Module], bool]] = {
+    "torch's": (lambda: nn.BatchNorm1d(3), True),
+    "lazy": (lambda: nn.LazyBatchNorm2d(), True),
+    "several processes'": (lambda: nn.SyncBatchNorm(3), True),
+    "ours": (lambda: BatchNorm(3), True),
+    "from scratch": (lambda: Scratch(3), True),
+    "of another shape": (lambda: Scratch(3, shape=(1, 3, 1, 1)), False),
+    "without statistics": (lambda: nn.BatchNorm2d(3, track_running_stats=False), False),
+    "instance norm": (lambda: nn.InstanceNorm2d(3, track_running_stats=True), False),
+    "group norm": (lambda: nn.GroupNorm(1, 3), False),
+    "a net that has one": (lambda: nn.Sequential(nn.BatchNorm2d(3)), False),
+    "a convolution": (lambda: nn.Conv2d(3, 3, 1), False),
+}
+
+
+@pytest.mark.parametrize("name", KEEPS)
+def test_what_keeps_statistics(name: str) -> None:
+    made, keeps = KEEPS[name]
+    assert keeps_statistics(made()) is keeps
+
+
 def test_layers_that_no_batch_reaches_keep_theirs() -> None:
     net = Branching()
     net.aux.running_mean.fill_(3.0)
@@ -219,16 +313,21 @@ def test_data_that_fail_on_the_way_leave_the_net_whole() -> None:
 )
 def test_training_does_not_notice(changes: dict[str, Any]) -> None:
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        torch.rand(5)  # data that draw from the process's own generator
+        torch.rand(5)  # data that draw from the process's own generators
+        random.random()
+        np.random.rand()
         yield from images(seed=epoch, count=12)
 
     def trained(refreshing: bool) -> tuple[list[float], list[Tensor], list[Tensor]]:
+        random.seed(0)
+        np.random.seed(0)
         training = Training(small_net(), RECIPE.replace(**changes), 12)
         losses = []
         for step in training.run(batches):
             losses.append(float(step.loss))
             if refreshing and step.in_epoch % 5 == 4:
                 assert refresh(training, batches, step.epoch) is not None
+        losses += [random.random(), np.random.rand()]
         weights = [p.detach() for p in training.net.parameters()]
         return losses, weights, [p.detach() for p in training.evaluated.parameters()]
 
@@ -238,7 +337,16 @@ def test_training_does_not_notice(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("batch_size", "steps", "read"),
-    [(128, 400, 16), (128, 70, 7), (16, 5000, 128), (256, 20, 4), (64, 3, 3), (8192, 90, 4)],
+    [
+        (128, 400, 16),
+        (128, 70, 16),
+        (16, 5000, 128),
+        (256, 20, 8),
+        (64, 3, 3),
+        (8192, 90, 1),
+        (4, 100, 100),
+        (100, 50, 21),
+    ],
 )
 def test_so_many_batches_are_read(batch_size: int, steps: int, read: int) -> None:
     seen = []

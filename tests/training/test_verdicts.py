@@ -107,6 +107,27 @@ def test_dead_is_no_gradient_for_long_and_a_loss_to_fall() -> None:
     assert not any(course.look(GUESSING, index % 10 == 0, GUESSING) for index in range(200)), "dead now and then"
 
 
+@pytest.mark.parametrize("level", [0.0, 0.3, 0.79, 0.9])
+def test_below_guessing_nothing_is_dead(level: float) -> None:
+    """0.79 is what a gated net and a masked expert had reached."""
+    draw, course = random.Random(0), Course()
+    losses = [(level + draw.uniform(0, 0.04)) * GUESSING if step % 3 else 1.1 * GUESSING for step in range(120)]
+    assert not any(course.look(loss, False, GUESSING) for loss in losses)
+
+
+@pytest.mark.parametrize("scatter", [0.0, 0.02, 0.15])
+def test_dead_is_seen_through_the_scatter_of_small_batches(scatter: float) -> None:
+    draw, course = random.Random(0), Course()
+    told = [course.look(draw.gauss(1, scatter) * GUESSING, False, GUESSING) for _ in range(60)]
+    assert any(verdict and verdict.cause == "dead-relu" for verdict in told[:48])
+
+
+def test_where_nobody_looked_nothing_is_forgotten() -> None:
+    course = Course()
+    told = [course.look(GUESSING, False if step % 4 == 0 else None, GUESSING) for step in range(70)]
+    assert next(step for step, verdict in enumerate(told) if verdict) == 60, "sixteen looks"
+
+
 def test_guessing_forever_is_dead_only_without_gradient() -> None:
     assert followed([GUESSING] * 500)[1] is None
 
@@ -129,6 +150,8 @@ def test_only_calm_states_are_gone_back_to() -> None:
     assert 0.5 < course(LEARNT).high(GUESSING) < 0.75 * GUESSING
     dead = course(LEARNT)
     dead.look(0.5, False, GUESSING)
+    assert dead.calm(GUESSING), "it learns by another way"
+    dead.look(GUESSING, False, GUESSING)
     assert not dead.calm(GUESSING)
 
 

@@ -19,13 +19,13 @@ _LOST_SHARE, _SPREADS = 0.5, 2.0
 _WILD, _WILD_NATS = 10.0, 20.0
 # A net that has learnt nothing yet may overshoot so far and come back; after so many more losses at chance it did not.
 _JUMP, _SETTLING = 2.0, 48
-# A first layer without any gradient for so many looks is dead, and for fewer where what was learnt is lost as well; a
-# loss near zero leaves none either, and rightly so.
+# A net whose logits do not depend on the images at so many looks is dead, and at fewer where what was learnt is lost as
+# well. A loss below guessing speaks for the net: other layers than the first may do the work.
 _DEAD_LOOKS, _SURELY_DEAD = 16, 4
 # The last losses, which show a rise first.
 _LATELY = 4
 _ALIVE = "units that answer to some images, and gradients above zero"
-_SOLVED = 0.1
+_DEAF = "no gradient reaches the first layer and the logits are the same for all images"
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,10 @@ class Course:
     """The course of a run's losses so far, as much of it as verdicts need.
 
     `first` is the loss of the weights at the start, `level` the lowest that the middle of `WINDOW` losses has come to,
-    and `spread` their standard deviation then, as small batches scatter. `dead_looks` is the number of successive looks
-    at which no gradient reached the first layer, `lived` whether any ever did. `jump` is the largest loss of a net that
-    overshot before it learnt anything (0: it did not), `since` the number of losses since then.
+    and `spread` their standard deviation then, as small batches scatter. `dead_looks` is the number of looks at which
+    the logits did not depend on the images since the last at which they did, `lived` whether they ever did. `jump` is
+    the largest loss of a net that overshot before it learnt anything (0: it did not), `since` the number of losses
+    since then.
     """
 
     recent: list[float] = field(default_factory=list)
@@ -76,15 +77,16 @@ class Course:
     def look(self, loss: float, alive: bool | None, guessing: float) -> Verdict | None:
         """Take in a step's loss; `guessing` is what guessing costs.
 
-        `alive` tells whether any gradient reached the first layer, None where nobody looked.
+        `alive` tells whether the logits depend on the images, None where nobody looked.
         """
         if not math.isfinite(loss):
             return Verdict("non-finite", f"the loss became {loss}", "a finite loss")
         self.first = loss if self.first is None else self.first
         self.recent = [*self.recent[1 - WINDOW :], loss]
-        if alive is not None:
-            self.lived = self.lived or alive
-            self.dead_looks = 0 if alive or loss < _SOLVED * guessing else self.dead_looks + 1
+        if alive:
+            self.lived, self.dead_looks = True, 0
+        elif alive is not None and not has_begun(loss, guessing):
+            self.dead_looks += 1
         self._note_jump(loss, guessing)
         verdict = self._dead(loss, guessing) or self._wild(guessing) or self._lost(guessing) or self._stunned(guessing)
         if len(self.recent) == WINDOW and verdict is None:
@@ -128,7 +130,7 @@ class Course:
             return None
         seen = f"the loss rose from {self.level:.3g} to {middle:.3g} and stayed there (guessing gives {guessing:.3g})"
         if self.dead_looks >= _SURELY_DEAD:  # by then a window of losses is enough to tell
-            return Verdict("dead-relu", f"{seen}; no gradient reaches the first layer", _ALIVE, self.dead_looks)
+            return Verdict("dead-relu", f"{seen}; {_DEAF}", _ALIVE, self.dead_looks)
         return Verdict("lr-too-high", seen, "a loss that falls", WINDOW // 2)
 
     def _note_jump(self, loss: float, guessing: float) -> None:
@@ -153,11 +155,16 @@ class Course:
         return max(_WILD * begun, begun + _WILD_NATS)
 
     def _dead(self, loss: float, guessing: float) -> Verdict | None:
-        if self.dead_looks < _DEAD_LOOKS:
+        if self.dead_looks < _DEAD_LOOKS or has_begun(statistics.median(self.recent), guessing):
             return None
         where = "exactly what guessing gives" if abs(loss - guessing) < 1e-4 else f"guessing gives {guessing:.4f}"
-        seen = f"no gradient reaches the first layer and the loss stays at {loss:.4f} ({where})"
+        seen = f"{_DEAF}; the loss stays at {loss:.4f} ({where})"
         return Verdict("dead-relu", seen, _ALIVE, self.dead_looks)
+
+
+def has_begun(loss: float, guessing: float) -> bool:
+    """Whether a loss is below what guessing costs by more than the loss of a net that guesses."""
+    return loss < _BEGUN * guessing
 
 
 def is_guessing(right: float, images: int, guessing: float) -> bool:
