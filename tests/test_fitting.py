@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 import conviction
+from conviction.assembly import assemble
 from conviction.data.held import Held
 from conviction.data.records import Data
 from conviction.errors import ConvictionError, DivergedError, ResourceError, UsageError
@@ -103,6 +105,37 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     assert torch.equal(weights(whole), weights(resumed))
     assert [row.valid_loss for row in whole.history] == [row.valid_loss for row in resumed.history]
     assert conviction.fit("lenet-relu", small_data, recipe, tmp_path / "cut", resume=True).result == resumed.result
+
+
+@pytest.mark.parametrize("collapsed", [False, True])
+def test_a_run_interrupted_in_its_first_epoch_starts_again_as_it_began(
+    small_data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collapsed: bool
+) -> None:
+    recipe = conviction.Recipe(epochs=1, batch_size=32, optimizer="sgd", lr=0.02)
+    if collapsed:  # the preflight finds it and LSUV takes its place
+        start = {nn.ReLU: lambda weight: nn.init.normal_(weight, std=1e-3)}
+        monkeypatch.setattr("conviction.nets.init._FOR_ACTIVATION", start)
+    else:  # the preflight only warns
+        recipe = recipe.replace(init="pytorch", preflight="warn")
+    whole = conviction.fit("nin-small/8", small_data, recipe, tmp_path / "whole")
+    events = fit_events("nin-small/8", small_data, recipe, tmp_path / "cut")
+    next(event for event in events if isinstance(event, Step))
+    events.close()  # killed in the first epoch
+    resumed = conviction.fit("nin-small/8", small_data, recipe, tmp_path / "cut", resume=True)
+    assert torch.equal(weights(whole), weights(resumed))
+    assert [row.train_loss for row in whole.history] == [row.train_loss for row in resumed.history]
+    assert resumed.result["findings"] == whole.result["findings"] and bool(whole.result["findings"]) != collapsed
+    assert sum(note.startswith("preflight") for note in resumed.notes) == (2 if collapsed else 1)
+    assert resumed.recipe.init == whole.recipe.init == ("lsuv" if collapsed else "pytorch")
+
+
+def test_what_the_preflight_saw_survives_a_resume(small_data: Data, tmp_path: Path) -> None:
+    recipe = conviction.Recipe(epochs=2, batch_size=64)
+    events = fit_events("lenet-relu", small_data, recipe, tmp_path / "run")
+    next(event for event in events if isinstance(event, Epoch))
+    events.close()
+    resumed = conviction.fit("lenet-relu", small_data, recipe, tmp_path / "run", resume=True)
+    assert resumed.result["preflight"]["healthy"] and resumed.result["preflight"]["first_loss"] > 0
 
 
 def test_resume_without_a_run_starts_afresh(small_data: Data, tmp_path: Path) -> None:
@@ -390,7 +423,70 @@ def test_a_net_that_flattens_with_view_is_trained(small_data: Data, tmp_path: Pa
     assert run.result["top1"] > 0.3
 
 
+class Listing(nn.Module):
+    """A net that answers with something else than logits while it trains."""
+
+    def __init__(self, wrap: Callable[[torch.Tensor], object]) -> None:
+        super().__init__()
+        self.linear, self.wrap = nn.Linear(784, 10), wrap
+
+    def forward(self, x: torch.Tensor) -> object:
+        logits = self.linear(x.flatten(1))
+        return self.wrap(logits) if self.training else logits
+
+
+class Caching(nn.Module):
+    """A net that makes a buffer when it first runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(784, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not hasattr(self, "scale"):
+            self.register_buffer("scale", torch.ones(784))
+        return self.linear(x.flatten(1) * self.scale)
+
+
+class LazyHead(nn.Module):
+    """A net with a layer that only training runs, of a size that nobody has told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.unused = nn.Linear(784, 10), nn.LazyLinear(10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x.flatten(1))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Caching, lambda: nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(10))],
+    ids=["caching", "lazy"],
+)
+def test_a_net_that_completes_itself_when_it_runs_is_trained(
+    small_data: Data, tmp_path: Path, make: Callable[[], nn.Module]
+) -> None:
+    run = conviction.fit(make(), small_data, conviction.Recipe(epochs=1, batch_size=32), tmp_path / "run")
+    assert run.result["top1"] > 0.2 and run.result["params"] > 0
+
+
+def test_trying_whether_a_net_fits_leaves_its_statistics_and_mode(small_data: Data) -> None:
+    net = nn.Sequential(nn.BatchNorm2d(1, momentum=0.5), nn.Flatten(), nn.Linear(784, 10)).eval()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    assemble(net, small_data, conviction.Recipe())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    assert not any(module.training for module in net.modules())
+
+
 MISFITS = {
+    "a list": Listing(lambda logits: [logits]),
+    "a mapping": Listing(lambda logits: {"out": logits}),
+    "a list within a tuple": Listing(lambda logits: (logits, [logits])),
+    "other heads": Listing(lambda logits: (logits, logits[:, :3])),
+    "a list always": nn.ModuleList(),
+    "never lazy": LazyHead(),
+    "another training": Listing(lambda logits: logits.reshape(3, -1)),
     "too few outputs": nn.Sequential(nn.Flatten(), nn.Linear(784, 9)),
     "too many outputs": nn.Sequential(nn.Flatten(), nn.Linear(784, 11)),
     "another input": nn.Linear(5, 10),

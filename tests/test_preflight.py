@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from conviction.data.records import Data
+from conviction.errors import ImageTooSmallError
 from conviction.feeding import Feed
 from conviction.nets import NETS, build, find_net, has_option
 from conviction.preflight import Preflight, preflight
@@ -118,7 +120,7 @@ def test_healthy_twin_is_left_alone(name: str, small_data: Data) -> None:
     make, recipe = HEALTHY[name]
     found = fly(small_data, make(), recipe)
     assert causes(found) == []
-    assert found.healthy and "healthy" in str(found)
+    assert found.healthy
 
 
 REPRESENTATIVES = {"lenet", "lenet-relu", "lenet-bn", "alexnet-small", "vgg7/8", "vgg7-bn/8", "resnet18/8",
@@ -132,9 +134,12 @@ ROWS = [f"{name}/8" if row.params > 2_000_000 or row.macs > 500_000_000 else nam
 def test_nets_of_the_house_pass(name: str, small_data: Data) -> None:
     row = find_net(name)
     data = small_data if row.min_image <= 20 else small_data.resized(row.comfortable_side)
-    options = {"aux": True} if has_option(name, "aux") and row.min_image > 20 else {}
     torch.manual_seed(0)
-    assert causes(fly(data, build(name, 10, data.image, **options))) == []
+    net = build(name, 10, data.image)
+    if has_option(name, "aux"):
+        with contextlib.suppress(ImageTooSmallError):  # for its auxiliary heads
+            net = build(name, 10, data.image, aux=True)
+    assert causes(fly(data, net)) == []
 
 
 @pytest.mark.slow
@@ -277,13 +282,69 @@ def test_a_net_that_cannot_be_copied_is_probed_all_the_same(small_data: Data) ->
     assert same(before, everything(net))
 
 
-def test_it_becomes_json_and_a_table(small_data: Data) -> None:
+def test_step_size_can_be_left_out_of_the_questions(small_data: Data) -> None:
+    for recipe in (Recipe(lr=1.0), Recipe(lr=1e-6), Recipe(optimizer="sgd", lr=30.0), Recipe(lr=0.0)):
+        assert causes(fly(small_data, relu_net(), recipe))
+        assert causes(fly(small_data, relu_net(), recipe, step_size=False)) == []
+    absurd = Recipe(lr=1.0)
+    assert causes(fly(small_data, relu_net(nn.Softmax(1)), absurd, step_size=False)) == ["double-softmax"]
+
+
+class Counting(nn.Module):
+    """A net that tells how many images it was given at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.counts = nn.Linear(784, 10), set()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.counts.add(len(x))
+        return self.linear(x.flatten(1))
+
+    def __deepcopy__(self, memo: Any) -> Counting:
+        other = Counting()
+        other.load_state_dict(self.state_dict())
+        other.counts = self.counts
+        return other
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "precision", "most"),
+    [(1, "fp32", 2), (2, "fp32", 2), (5, "fp32", 5), (256, "fp32", 64), (2, "bf16", 2), (20, "bf16", 10)],
+)
+def test_no_more_images_at_once_than_the_recipe_takes(
+    small_data: Data, batch_size: int, precision: str, most: int
+) -> None:
+    net = Counting()
+    found = fly(small_data, net, Recipe(batch_size=batch_size, precision=precision), count=128)
+    assert found.unseen is None and max(net.counts) == most and causes(found) == []
+
+
+@pytest.mark.parametrize("batch_size", [2, 4])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", ["lenet", "lenet-bn", "nin-small/8", "vgg7/8", "resnet18-cifar/8"])
+def test_nets_of_the_house_pass_with_small_batches(
+    small_data: Data, name: str, optimizer: str, batch_size: int
+) -> None:
+    torch.manual_seed(0)
+    net = build(name, 10, (1, 28, 28))
+    assert causes(fly(small_data, net, Recipe(optimizer=optimizer, batch_size=batch_size), count=128)) == []
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_other_precisions_see_the_same(small_data: Data, precision: str) -> None:
+    found = fly(small_data, relu_net(), Recipe(precision=precision))
+    exact = fly(small_data, relu_net(), Recipe(precision="fp32"))
+    assert causes(found) == [] and found.overfit is not None and found.overfit.learned
+    assert found.update_ratio is not None and exact.update_ratio is not None
+    assert found.update_ratio.median == pytest.approx(exact.update_ratio.median, rel=0.1)
+
+
+def test_it_becomes_json(small_data: Data) -> None:
     found = fly(small_data, scaled(relu_net(), lambda w: w.view(-1)[0].fill_(math.nan)))
     told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert told["first_loss"] is None and told["healthy"] is False
-    assert told["findings"][0]["cause"] == "non-finite"
-    assert {field.name for field in dataclasses.fields(Preflight)} <= set(told)
-    assert str(found).count("\n") >= 4 and "non-finite, layer" in str(found)
+    assert {field.name for field in dataclasses.fields(Preflight)} - set(told) == {"layers", "findings"}
     whole = fly(small_data, relu_net()).to_dict()
     assert set(whole["overfit"]) >= {"loss_start", "loss_end", "steps"}
     assert set(whole["update_ratio"]) == {"median", "largest"}

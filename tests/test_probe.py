@@ -251,3 +251,42 @@ def test_the_net_is_left_as_it_was_when_it_fails() -> None:
 def test_no_grad_around_it_does_not_matter() -> None:
     with torch.no_grad():
         assert probe(small(), *batch(), cross_entropy).signals[0].gradient_rms
+
+
+class Scripted(nn.Module):
+    """A net with a scripted part, in which no hook may hang."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.rest = nn.Linear(784, 20), torch.jit.script(nn.Sequential(nn.ReLU(), nn.Linear(20, 10)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rest(self.first(x.flatten(1)))
+
+
+def test_scripted_parts_are_run_and_not_watched() -> None:
+    seen = probe(Scripted(), *batch(), cross_entropy)
+    assert [signal.layer for signal in seen.signals] == ["first"]
+    whole = probe(torch.jit.script(small(nn.Dropout(0.5))), *batch(), cross_entropy)
+    assert whole.signals == () and whole.cross_entropy > 0
+    assert whole.cross_entropy == pytest.approx(probe(small(), *batch(), cross_entropy).cross_entropy)
+
+
+class Growing(nn.Module):
+    """A net whose forward makes and fills buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(784, 10)
+        self.register_buffer("empty", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.register_buffer("new", torch.ones(784))
+        self.empty = torch.zeros(10)
+        return self.linear(x.flatten(1) * self.new) + self.empty
+
+
+def test_buffers_that_a_forward_makes_are_gone_afterwards() -> None:
+    net = Growing()
+    probe(net, *batch(), cross_entropy)
+    assert dict(net._buffers) == {"empty": None}

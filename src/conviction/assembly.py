@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from conviction.data import SETS, open_data
 from conviction.data.downloading import Progress
@@ -17,16 +19,18 @@ from conviction.data.folder import load
 from conviction.data.records import Data
 from conviction.environment import describe_environment
 from conviction.errors import ImageTooSmallError, UsageError
-from conviction.evaluation import answer, device_of
+from conviction.evaluation import answer, batch_size_for, device_of
+from conviction.feeding import Feed
 from conviction.nets import Origin, build, find_net, has_option, sketch
 from conviction.nets.blocks import WithAuxiliaryHeads
-from conviction.nets.init import equalise
+from conviction.nets.init import equalise, initialise, shrink_logits
+from conviction.probe import left_as_it_was
 from conviction.recipe import Recipe
 from conviction.runs import Run, Sources
 from conviction.text import format_shape, printable
 from conviction.training.deciding import Circumstances, decide
 
-# Images on which LSUV measures the layers' outputs.
+# Images on which LSUV measures the layers' outputs; fewer where evaluation takes fewer at once.
 _LSUV_IMAGES = 64
 
 
@@ -34,7 +38,8 @@ _LSUV_IMAGES = 64
 class Assembly:
     """A net and its data that fit each other, with a recipe in which nothing is open, and what was decided.
 
-    `fresh` says that the weights are new, not the user's own; `findings` are those of the preflight, as plain fields.
+    `fresh` says that the weights are new, not the user's own; `findings` are those of the preflight, `preflight` its
+    figures, both as plain fields.
     """
 
     net: nn.Module
@@ -45,6 +50,7 @@ class Assembly:
     notes: tuple[str, ...]
     fresh: bool = False
     findings: tuple[dict[str, Any], ...] = ()
+    preflight: dict[str, Any] | None = None
 
     def begin(self, folder: Path) -> Run:
         """Return the record of a run that begins in `folder`."""
@@ -76,14 +82,13 @@ def assemble(
     else:
         built, opened, notes = _build(net, opened, recipe)
     opened = load(opened)
-    if isinstance(net, str) and recipe.init == "lsuv":
-        first = opened.train.source.fetch(torch.arange(min(_LSUV_IMAGES, len(opened.train))))
-        equalise(built, opened.preprocessing.apply(first))
     made_by = _origin(built, opened, as_built=isinstance(net, str))
     if made_by is None and recipe.channels_last is None:
         # A net of the user's own may flatten with `view`, which refuses that layout.
         recipe = recipe.replace(channels_last=False)
     check_answers(built, opened)
+    if isinstance(net, nn.Module):
+        check_training_answers(built, opened)
     _, height, width = opened.image
     around = Circumstances(
         train_images=len(opened.train),
@@ -93,6 +98,8 @@ def assemble(
         batch_size=getattr(opened.train.source, "batch_size", None),
     )
     recipe, decisions = decide(recipe, built, around, made_by.name if made_by else None)
+    if isinstance(net, str) and recipe.init == "lsuv":
+        start_by_lsuv(built, opened, recipe)
     name, options = (made_by.name, dict(made_by.options)) if made_by else (None, {})
     sources = replace(reopening, net=name, net_options=options)
     if sources.data is not None:  # it is opened again at the size that was decided
@@ -126,17 +133,58 @@ def count_params(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters() if id(parameter) not in unused)
 
 
+def start_by_lsuv(net: nn.Module, data: Data, recipe: Recipe) -> None:
+    """Give a net that was built here the start of Mishkin & Matas 2015, with small logits, on the recipe's device.
+
+    A function of the net's layers, the training images and the seed of a decided recipe.
+    """
+    torch.manual_seed(recipe.seed)
+    initialise(net.to("cpu"), "lsuv")
+    images, _ = Feed(data, recipe).plain(min(_LSUV_IMAGES, batch_size_for(data.preprocessing)))
+    equalise(net.to(recipe.device), images)
+    shrink_logits(net)
+
+
 def check_answers(net: nn.Module, data: Data) -> None:
-    """Raise `UsageError` unless the net makes logits [N, classes] of the data's images; tried with two blank ones."""
-    shape = format_shape(data.image)
-    try:
+    """Raise `UsageError` unless the net makes logits [N, classes] of the data's images; tried with two blank ones.
+
+    Layers that take their sizes from the first images (`nn.LazyLinear`) have them afterwards.
+    """
+    with _refusing("answer", data):
         logits = answer(net, torch.zeros(2, *data.image, device=device_of(net)))
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-        why = " ".join(str(error).split())[:200]
-        remedy = "give a net that maps float32 [N, C, H, W] to logits [N, classes]"
-        raise UsageError(f"the net cannot answer images of {shape}: {printable(why)}", "", remedy) from error
+    _check_logits(logits, data)
+
+
+def check_training_answers(net: nn.Module, data: Data) -> None:
+    """Raise `UsageError` unless the net makes logits in training, alone or a tuple with those of auxiliary heads."""
+    unsized = [name for name, parameter in net.named_parameters() if isinstance(parameter, UninitializedParameter)]
+    if unsized:
+        raise UsageError(f"the lazy layer of {printable(unsized[0])} never runs outside training", "",
+                         "give it its size, as in nn.Linear(256, 10)")  # fmt: skip
+    images = torch.zeros(2, *data.image, device=device_of(net))
+    with _refusing("be trained on", data), left_as_it_was(net, images.device), torch.no_grad():
+        outputs = net.train()(images)
+    for logits in outputs if isinstance(outputs, tuple) and outputs else (outputs,):
+        _check_logits(logits, data, " in training")
+
+
+@contextlib.contextmanager
+def _refusing(doing: str, data: Data) -> Generator[None]:
+    """Turn what a net raises into a refusal in one line."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        why = printable(" ".join(str(error).split())[:200])
+        what = f"the net cannot {doing} images of {format_shape(data.image)}: {why}"
+        raise UsageError(what, "", "give a net that maps float32 [N, C, H, W] to logits [N, classes]") from error
+
+
+def _check_logits(logits: Any, data: Data, when: str = "") -> None:
+    if not isinstance(logits, torch.Tensor):
+        raise UsageError(f"the net makes {printable(type(logits).__name__)} objects{when}, not logits", "",
+                         "return logits, or a tuple of logits and those of auxiliary heads")  # fmt: skip
     if tuple(logits.shape) != (2, data.num_classes):
-        raise UsageError(f"the net makes {list(logits.shape)} of 2 images, for {data.num_classes} classes", "",
+        raise UsageError(f"the net makes {list(logits.shape)} of 2 images{when}, for {data.num_classes} classes", "",
                          f"give a net whose last layer has {data.num_classes} outputs")  # fmt: skip
 
 

@@ -145,7 +145,8 @@ def answer(net: nn.Module, images: Tensor, precision: str = "fp32", channels_las
         images = images.contiguous(memory_format=torch.channels_last)
     net.eval()
     try:
-        with torch.inference_mode(), autocasting(images.device, precision):
+        # Not in inference mode: what a net makes for itself here, it may need for training.
+        with torch.no_grad(), autocasting(images.device, precision):
             return net(images).float()
     finally:
         for module, mode in modes.items():

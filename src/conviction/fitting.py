@@ -89,6 +89,9 @@ def fit_events(
         given, recipe = recipe, run.recipe
         yield Note("going on with the run's own recipe" + runs.left_aside(given, recipe))
         made = _the_same(assemble(net, data, recipe, data_root, progress), run)
+        if not (run.folder / runs.LAST).exists():  # interrupted in its first epoch: it begins as it began
+            made = clear(made)
+            run = dataclasses.replace(run, recipe=made.recipe)
     else:
         made = assemble(net, data, recipe, data_root, progress)
         runs.refuse_inside(Path(out or "runs"), made.sources.data)
@@ -118,7 +121,7 @@ class _Fit:
         self.training = Training(self.net, recipe, self.feed.steps_per_epoch)
         self.guard = Guard(self.training, printable(run.folder))
         self.lag = Lag()
-        self.findings = list(made.findings)
+        self.findings, self.preflight = list(made.findings), made.preflight
         self.history: list[Epoch] = []
         self.seconds = 0.0
         self.resume = resume
@@ -151,7 +154,7 @@ class _Fit:
         facts = load_training(path, self.training)
         self.guard.go_on(facts.get("guard"), path)
         self.lag = Lag(**facts.get("lag", {}))
-        self.findings = facts.get("findings", [])
+        self.findings, self.preflight = facts.get("findings", []), facts.get("preflight")
         self.seconds = facts["seconds"]
         self.history = [Epoch(**row) for row in facts["history"]]
         self.run = dataclasses.replace(self.run, history=tuple(self.history))
@@ -226,7 +229,8 @@ class _Fit:
             save_tensors(self.run.folder / runs.BEST, self.training.evaluated.state_dict(), facts)
         rows = [dataclasses.asdict(row) for row in self.history]
         facts = {"history": rows, "seconds": self.seconds, "guard": self.guard.to_dict(),
-                 "lag": dataclasses.asdict(self.lag), "findings": self.findings}  # fmt: skip
+                 "lag": dataclasses.asdict(self.lag), "findings": self.findings,
+                 "preflight": self.preflight}  # fmt: skip
         save_training(self.run.folder / runs.LAST, self.training, facts, self.guard.kept)
         runs.write_history(self.run)
 
@@ -262,7 +266,7 @@ class _Fit:
             "lr": recipe.lr, "optimizer": recipe.optimizer, "batch_size": self.feed.batch_size, "params": params,
             "image": list(self.data.image), "findings": [*self.findings, *self.guard.findings()],
             "recoveries": [dataclasses.asdict(recovery) for recovery in self.guard.recoveries],
-            "batch_norm_lag": dataclasses.asdict(self.lag),
+            "batch_norm_lag": dataclasses.asdict(self.lag), "preflight": self.preflight,
         }  # fmt: skip
         self.run = dataclasses.replace(self.run, result=result)
         mistakes = worst_mistakes(logits, labels, self.data.splits[split])

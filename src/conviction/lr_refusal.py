@@ -22,17 +22,18 @@ def explain(net: nn.Module, made: Assembly, feed: Feed, probe: tuple[Tensor, Ten
     images, labels = feed.plain(128)
     best = min(found.trials, key=lambda trial: trial.probe_loss)
     recipe = made.recipe.replace(lr=best.lr)
-    told = preflight(net, images, labels, recipe, made.data.num_classes, split_labels=made.data.train.labels)
+    # No rate helped, so the rate is not the cause.
+    told = preflight(
+        net, images, labels, recipe, made.data.num_classes, split_labels=made.data.train.labels, step_size=False
+    )
     rates = [trial.lr for trial in found.trials]
     end = f"{best.probe_loss:.3f}" if best.probe_loss < 1000 else "infinity"
     tried = (
         f"{len(found.trials)} short runs at rates from {min(rates):.2g} to {max(rates):.2g} moved the loss from "
         f"{found.loss_start:.3f} to {end} at best, where a fall of {found.least_fall:.3f} would count"
     )
-    # No rate helped, so the rate is not the cause.
-    causes = [finding for finding in told.findings if not finding.cause.startswith("lr-")]
-    if causes:
-        first = causes[0]
+    if told.findings:
+        first = told.findings[0]
         return {"cause": first.cause, "why": f"{first.seen}, expected {first.expected}; {tried} - {first.remedy}"}
     right, guessing = linear_top1(feed.plain(_IMAGES, epoch=1), probe, made.data.num_classes)
     told_by = (

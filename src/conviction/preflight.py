@@ -7,7 +7,7 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from conviction.findings import Evidence, Finding, Inputs, Labels, Overfit, StepSize, UpdateRatio, question
-from conviction.probe import Probe, Signal, probe, random_state_kept, rms_of
+from conviction.probe import Probe, Signal, probe, random_state_kept, rms_of, train_without_dropout
 from conviction.recipe import Recipe
-from conviction.text import format_seconds, format_table
 from conviction.training.loop import Training, total_loss
 from conviction.training.schedule import lr_at
 
@@ -31,7 +30,8 @@ _PROBE_PIXELS, _PROBE_IMAGES = 64 * 64 * 64, (16, 64)
 class Preflight:
     """What was measured before training, and what is wrong, most likely first.
 
-    `expected_loss` is ln(classes). Measurements are None where an earlier finding made them pointless.
+    `expected_loss` is ln(classes). Measurements are None where an earlier finding made them pointless, and where the
+    net could not be looked into for the reason that `unseen` tells.
     """
 
     expected_loss: float
@@ -41,12 +41,13 @@ class Preflight:
     update_ratio: UpdateRatio | None
     overfit: Overfit | None
     findings: tuple[Finding, ...]
+    unseen: str | None
     seconds: float
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing was found."""
-        return not self.findings
+        """Whether everything was looked at and nothing was found."""
+        return not self.findings and self.unseen is None
 
     @property
     def hard(self) -> tuple[Finding, ...]:
@@ -54,32 +55,19 @@ class Preflight:
         return tuple(finding for finding in self.findings if finding.hard)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; numbers that are not finite become None."""
+        """Return the figures as plain values for JSON, but for layers and findings; those not finite become None."""
         return _plain(
             {
                 "healthy": self.healthy,
+                "unseen": self.unseen,
                 "first_loss": self.first_loss,
                 "expected_loss": self.expected_loss,
                 "input_dependence": self.input_dependence,
                 "update_ratio": None if self.update_ratio is None else asdict(self.update_ratio),
                 "overfit": None if self.overfit is None else asdict(self.overfit),
-                "layers": [asdict(layer) for layer in self.layers],
-                "findings": [finding.to_dict() for finding in self.findings],
                 "seconds": self.seconds,
             }
         )
-
-    def __str__(self) -> str:
-        rows = [["first loss", _number(self.first_loss), f"{self.expected_loss:.3f}"],
-                ["logits differ by image", _number(self.input_dependence), "above 0.01"]]  # fmt: skip
-        if self.update_ratio is not None:
-            rows.append(["one update / weights", _number(self.update_ratio.median), "0.0001 to 0.3"])
-        if self.overfit is not None:
-            start, end = self.overfit.loss_start, self.overfit.loss_end
-            rows.append([f"one batch, {self.overfit.steps} steps", f"{start:.3f} -> {end:.3f}",
-                         f"below {self.overfit.blind_loss:.3f}"])  # fmt: skip
-        verdict = "healthy" if self.healthy else "\n".join(map(str, self.findings))
-        return f"{format_table(['preflight', 'seen', 'expected'], rows)}\n{verdict} ({format_seconds(self.seconds)})"
 
 
 def preflight(
@@ -90,20 +78,29 @@ def preflight(
     num_classes: int,
     *,
     split_labels: Tensor | None = None,
+    step_size: bool = True,
 ) -> Preflight:
     """Look whether `net` can be trained with a decided `recipe`, on some training images and copies of the net.
 
     `images` are float32 [N, C, H, W] as the net reads them, without augmentation, 2 to about 128 of them; `labels` are
     int64 [N]. With the labels of the whole split (`split_labels`), labels of a single class are certain and stop a run.
+    Without `step_size` the learning rate is never named as a cause.
 
-    Everything is a function of the arguments but for `seconds`; the net and every random state are left as they were.
+    Everything is a function of the arguments but for `seconds`; the net, which may lie on another device than the
+    images, and every random state are left as they were. Nothing that the net raises is passed on.
     """
     started = time.perf_counter()
+    evidence = _facts(net, images, labels, recipe, num_classes, split_labels)
+    unseen: str | None = None
     with random_state_kept(images.device):
         torch.manual_seed(recipe.seed)
-        seen, evidence = _measure(
-            net, images, labels, recipe, _facts(net, images, labels, recipe, num_classes, split_labels)
-        )
+        try:
+            for richer in _measure(net, images, labels, recipe, evidence):
+                evidence = richer
+        except Exception as error:  # whatever a user's own net raises: it may train all the same
+            unseen = _reason(error)
+    seen = evidence.probe
+    assert seen is None or isinstance(seen, Probe)
     return Preflight(
         expected_loss=evidence.expected_loss,
         first_loss=seen.cross_entropy if seen else None,
@@ -111,7 +108,8 @@ def preflight(
         layers=seen.signals if seen else (),
         update_ratio=evidence.updates,
         overfit=evidence.overfit,
-        findings=question(evidence),
+        findings=question(evidence, step_size=step_size),
+        unseen=unseen,
         seconds=time.perf_counter() - started,
     )
 
@@ -139,54 +137,64 @@ def _facts(
     )  # fmt: skip
 
 
-def _measure(
-    net: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, evidence: Evidence
-) -> tuple[Probe | None, Evidence]:
+def _measure(net: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, evidence: Evidence) -> Generator[Evidence]:
     """Measure one thing after another for as long as nothing has been found with which training cannot work."""
     if _hopeless(evidence):
-        return None, evidence
+        return
     if recipe.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
-    few = _some(images.shape)
-    ours = _copied(net)
+    few = _some(images.shape, recipe)
+    ours = _copied(net, images.device)
+    chosen = _spread_over_classes(labels, few)
     # A net that cannot be copied can still be probed, which leaves it as it was.
-    seen = probe(net if ours is None else ours, images[:few], labels[:few], _loss_of(recipe))
-    evidence = replace(evidence, probe=seen)
+    seen = probe(net if ours is None else ours, images[chosen], labels[chosen], _loss_of(recipe))
+    yield (evidence := replace(evidence, probe=seen))
     if ours is None or _hopeless(evidence):
-        return seen, evidence
-    chosen = _spread_over_classes(labels, _OVERFIT_IMAGES)
+        return
+    chosen = chosen[:_OVERFIT_IMAGES]
     images, labels = images[chosen], labels[chosen]
-    evidence = replace(evidence, updates=_one_update(_calmed(ours), images, labels, recipe))
+    yield (evidence := replace(evidence, updates=_one_update(ours, images, labels, recipe)))
     del ours  # makes room
-    fresh = _copied(net)
+    fresh = _copied(net, images.device)
     assert fresh is not None
-    return seen, replace(evidence, overfit=_overfit(_calmed(fresh), images, labels, recipe))
+    yield replace(evidence, overfit=_overfit(fresh, images, labels, recipe))
 
 
 def _hopeless(evidence: Evidence) -> bool:
     return any(finding.hard for finding in question(evidence))
 
 
-def _some(shape: torch.Size) -> int:
-    """Return how many images the probe reads: the larger they are, the fewer."""
+def _some(shape: torch.Size, recipe: Recipe) -> int:
+    """Return how many images are looked at: the larger they are, the fewer, and no more than training has room for.
+
+    Measured in float32, in which an image takes twice the room: rounding to 16 bits would drown in noise how little the
+    logits of a collapsed net differ from image to image.
+    """
     least, most = _PROBE_IMAGES
-    return max(least, min(most, _PROBE_PIXELS // max(1, shape[2] * shape[3])))
+    few = max(least, min(most, _PROBE_PIXELS // max(1, shape[2] * shape[3])))
+    room = (recipe.batch_size or few) // (1 if recipe.precision == "fp32" else 2)
+    return max(2, min(few, room))
 
 
-def _copied(net: nn.Module) -> nn.Module | None:
-    """Copy a net; None where it refuses."""
+def _copied(net: nn.Module, device: torch.device) -> nn.Module | None:
+    """Copy a net to a device; None where it refuses."""
     try:
-        return copy.deepcopy(net)
+        ours = copy.deepcopy(net).to(device)
+    except torch.OutOfMemoryError:
+        raise
     except Exception:  # whatever a user's own attributes raise
         return None
+    for parameter in ours.parameters():
+        if not parameter.is_leaf:  # PyTorch copies those of scripted nets as something computed
+            parameter.detach_().requires_grad_()
+    return ours
 
 
-def _calmed(ours: nn.Module) -> nn.Module:
-    """Put a copy into training mode, without dropout: on a batch of 16 its noise would hide what the net learns."""
-    for module in ours.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-    return ours.train()
+def _reason(error: Exception) -> str:
+    """Say in a line why a net could not be looked into."""
+    why = " ".join(str(error).split())[:200] or type(error).__name__
+    full = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in why
+    return "out of memory" if full else why
 
 
 def _spread_over_classes(labels: Tensor, most: int) -> Tensor:
@@ -205,6 +213,7 @@ def _one_update(ours: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe)
 
     Without weight decay, which moves weights that no gradient reaches; in fp32, whose first step is never skipped.
     """
+    train_without_dropout(ours)  # on a batch of 16 its noise would hide what the net learns
     training = Training(ours, recipe.replace(weight_decay=0.0, ema=0.0, precision="fp32"), steps_per_epoch=1)
     matrices = [parameter for parameter in ours.parameters() if parameter.ndim > 1 and parameter.requires_grad]
     before = [matrix.detach().clone() for matrix in matrices]
@@ -224,6 +233,7 @@ def _overfit(ours: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) ->
     blind_loss = float(-(shares * shares.log()).sum())
     if blind_loss <= 0:
         return None
+    train_without_dropout(ours)
     small = recipe.replace(epochs=1, ema=0.0, label_smoothing=0.0, aux_weight=0.0)
     training = Training(ours, small, steps_per_epoch=_OVERFIT_STEPS)
     losses: list[float] = []
@@ -242,10 +252,6 @@ def _overfit(ours: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) ->
 
 def _loss_of(recipe: Recipe) -> Callable[[Any, Tensor], Tensor]:
     return lambda outputs, targets: total_loss(outputs, targets, 0.0, recipe.aux_weight)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
 
 
 def _plain(value: Any) -> Any:

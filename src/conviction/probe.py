@@ -84,11 +84,8 @@ def probe(net: nn.Module, images: Tensor, labels: Tensor, loss: Callable[[Any, T
     begins with them (auxiliary heads). The net is run as it is, not copied: some nets cannot be, and large ones should
     not. Weights, gradients, buffers, modes, hooks and the random state are afterwards as they were.
     """
-    with _left_as_it_was(net, images.device), torch.inference_mode(False), torch.enable_grad():
-        net.train()
-        for module in net.modules():
-            if isinstance(module, _DROPOUTS):
-                module.eval()  # its noise would pass for dependence on the input
+    with left_as_it_was(net, images.device), torch.inference_mode(False), torch.enable_grad():
+        train_without_dropout(net)  # whose noise would pass for dependence on the input
         with _Watcher(net) as watcher:
             outputs = net(images)
         logits = outputs[0] if isinstance(outputs, tuple) else outputs
@@ -97,6 +94,14 @@ def probe(net: nn.Module, images: Tensor, labels: Tensor, loss: Callable[[Any, T
             scalar.backward()
         with torch.no_grad():
             return _read(watcher, logits, labels, float(scalar))
+
+
+def train_without_dropout(net: nn.Module) -> None:
+    """Put a net into training mode and its dropouts to sleep, those of scripted parts too."""
+    net.train()
+    for module in net.modules():
+        if isinstance(module, _DROPOUTS) or "Dropout" in getattr(module, "original_name", ""):
+            module.eval()
 
 
 def _read(watcher: _Watcher, logits: Tensor, labels: Tensor, loss: float) -> Probe:
@@ -145,6 +150,8 @@ class _Watcher(TorchDispatchMode):
 
     def __enter__(self) -> _Watcher:
         for name, module in self.net.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # takes no hooks
             # The name is bound as a default: a closure would see only the last one.
             self.handles.append(
                 module.register_forward_hook(lambda m, i, output, name=name: self.leave(name, m, output))
@@ -220,6 +227,7 @@ def rms_of(values: Tensor) -> float:
 
 def std_across(values: Tensor) -> float:
     """Return the deviation from sample to sample (dimension 0), rms over all else; NaN where one is not finite."""
+    values = values if values.dtype == torch.float64 else values.float()
     return rms_of(values - values.mean(0, keepdim=True))
 
 
@@ -244,16 +252,12 @@ def _operation(logits: Tensor) -> str:
 
 
 @contextlib.contextmanager
-def _left_as_it_was(net: nn.Module, device: torch.device) -> Generator[None]:
+def left_as_it_was(net: nn.Module, device: torch.device) -> Generator[None]:
     """Put modes, gradients, buffers and the random state back, whatever happens within."""
     modes = [(module, module.training) for module in net.modules()]
     gradients = [(parameter, parameter.grad) for parameter in net.parameters()]
-    buffers = [
-        (module, name, buffer, buffer.detach().clone())
-        for module in net.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
+    buffers = [(module, dict(module._buffers)) for module in net.modules()]
+    values = [(buffer, buffer.detach().clone()) for buffer in net.buffers()]
     for parameter, _ in gradients:
         parameter.grad = None
     try:
@@ -264,9 +268,13 @@ def _left_as_it_was(net: nn.Module, device: torch.device) -> Generator[None]:
             module.training = training
         for parameter, gradient in gradients:
             parameter.grad = gradient
+        for module, named in buffers:  # a forward may have put other tensors in their place, or more of them
+            for name in set(module._buffers.keys()) - set(named):
+                delattr(module, name)
+            for name, buffer in named.items():
+                module._buffers[name] = buffer
         with torch.no_grad():
-            for module, name, buffer, value in buffers:
-                module._buffers[name] = buffer  # a forward may have put another tensor in its place
+            for buffer, value in values:
                 buffer.copy_(value)
 
 

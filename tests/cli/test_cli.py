@@ -39,6 +39,7 @@ def test_help_of_every_verb_has_an_example(capsys: pytest.CaptureFixture[str]) -
         code, out, _ = call(capsys, verb, "--help")
         assert code == 0 and f"Example: conviction {verb}" in out
         assert len({word for word in out.split() if word.startswith("--")}) <= 20
+        assert out.count("any other knob") <= 1
 
 
 def test_start_up_needs_no_torch() -> None:
@@ -256,3 +257,20 @@ def test_lr_that_refuses_exits_6_with_its_json(capsys: pytest.CaptureFixture[str
     assert json.loads(out)["refused"]["cause"] == "init-collapse"
     assert set(json.loads(out)["refused"]) == {"cause", "why"}
     assert err.splitlines()[-1].startswith("error: no learning rate helps: init-collapse, nin-small/8 - ")
+
+
+def test_lr_says_that_a_given_rate_is_left_aside(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def find_lr(net: str, data: str, recipe: conviction.Recipe, **_: object) -> None:
+        asked.append(recipe)
+        raise UsageError("enough", "", "stop")
+
+    monkeypatch.setattr(conviction, "find_lr", find_lr)
+    note = "note: lr is what is looked for: the given one is left aside"
+    for words, told in ((("--set", "lr=0.5"), True), (("--set", "mixup=0.2"), False)):
+        code, out, err = call(capsys, "lr", "lenet", "fashion-mini", *words)
+        assert (code, out) == (2, "") and (note in err.splitlines()) == told
+        assert asked.pop().lr is None

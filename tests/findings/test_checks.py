@@ -226,7 +226,6 @@ def test_json_has_the_fields_that_scripts_rely_on() -> None:
         "cause": "dead-relu", "where": {"file": "a.py", "line": 3, "layer": "relu1"}, "seen": "zeros",
         "expected": "signal", "try": "restart", "confidence": 0.5, "experiment": "20 steps",
     }  # fmt: skip
-    assert Finding.from_dict(told) == finding
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +38,7 @@ DataWord = Annotated[
     str, Parameter(help="a folder of images, a file of pixels, or fashion-mini, fashion-mnist, cifar10")
 ]
 OtherData = Annotated[str | None, Parameter(help="other data; default the run's own test split, else validation")]
+Settings = Annotated[tuple[str, ...], Parameter(name="--set", help=OTHER_KNOBS)]
 RunFolder = Annotated[Path, Parameter(help="the folder of a run, such as runs/vgg7-bn-2-1")]
 
 
@@ -111,9 +113,7 @@ def lr(
     workers: Annotated[int | None, told("workers")] = None,
     seed: Annotated[int | None, told("seed")] = None,
     recipe: Annotated[Path | None, Parameter(help="TOML file with any of the knobs; flags win over it")] = None,
-    set_: Annotated[
-        tuple[str, ...], Parameter(name="--set", help=f"any other knob, as in --set mixup=0.2: {OTHER_KNOBS}")
-    ] = (),
+    set_: Settings = (),
     out: Annotated[Path | None, Parameter(help="SVG file for the curve")] = None,
     data_root: DataRoot = None,
     json: Json = False,
@@ -129,7 +129,10 @@ def lr(
         "weight_decay": weight_decay, "schedule": schedule, "precision": precision, "init": init, "device": device,
         "workers": workers, "seed": seed,
     }  # fmt: skip
-    sweep = conviction.find_lr(net, data, Recipe(**merge_knobs(recipe, set_, flags)), data_root=data_root)
+    knobs = merge_knobs(recipe, set_, flags)
+    if knobs.pop("lr", None) is not None:
+        print("note: lr is what is looked for: the given one is left aside", file=sys.stderr)
+    sweep = conviction.find_lr(net, data, Recipe(**knobs), data_root=data_root)
     if out is not None:
         sweep.save(out)
     output.show_sweep(sweep, out, json)
@@ -154,9 +157,7 @@ def fit(
     workers: Annotated[int | None, told("workers")] = None,
     seed: Annotated[int | None, told("seed")] = None,
     recipe: Annotated[Path | None, Parameter(help="TOML file with any of the knobs; flags win over it")] = None,
-    set_: Annotated[
-        tuple[str, ...], Parameter(name="--set", help=f"any other knob, as in --set mixup=0.2: {OTHER_KNOBS}")
-    ] = (),
+    set_: Settings = (),
     out: Annotated[Path | None, Parameter(help="folder of the run; default runs/NET-N")] = None,
     resume: Annotated[bool, Parameter(help="go on with the run in --out")] = False,
     data_root: DataRoot = None,

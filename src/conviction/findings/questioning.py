@@ -33,13 +33,17 @@ QUESTIONS: tuple[tuple[str, tuple[Check, ...]], ...] = (
 _LAST_RESORT = "step size"
 
 
-def question(evidence: Evidence) -> tuple[Finding, ...]:
+def question(evidence: Evidence, *, step_size: bool = True) -> tuple[Finding, ...]:
     """Ask everything that the evidence can answer; the most likely cause comes first.
+
+    Without `step_size` the learning rate is not asked about: whoever looks for one knows that it is not the cause.
 
     Hard findings come before the others, surer ones before less sure ones, else the order of questioning decides.
     """
     found: list[Finding] = []
     for topic, checks in QUESTIONS:
+        if topic == _LAST_RESORT and not step_size:
+            continue
         answers = [finding for check in checks if (finding := check(evidence)) is not None]
         if topic == _LAST_RESORT:
             answers = [] if found else answers[:1]

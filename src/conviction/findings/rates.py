@@ -8,7 +8,8 @@ from conviction.findings.evidence import Evidence, StepSize
 from conviction.findings.records import Finding
 
 _LOWEST = 1e-6
-# Smallest healthy median of update over weight. A small head makes SGD's first updates small, AdamW's it does not.
+# Smallest healthy median of update over weight at batch size 128; smaller batches make up for smaller updates by their
+# number. A small head makes SGD's first updates small, AdamW's it does not.
 _SLOWEST = {"sgd": 1e-5, "adamw": 1e-4}
 
 
@@ -49,7 +50,7 @@ def lr_too_low(evidence: Evidence) -> Finding | None:
     step, updates = evidence.step, evidence.updates
     if step is None or updates is None or evidence.learned is not False:
         return None
-    if updates.median > _SLOWEST.get(step.optimizer, 1e-5):
+    if updates.median > _SLOWEST.get(step.optimizer, 1e-5) * _share_of_rate(step, min(1.0, step.batch_size / 128)):
         return None
     return Finding(
         "lr-too-low", f"one update changes the weights by {_share(updates.median)} of their size",
@@ -59,9 +60,12 @@ def lr_too_low(evidence: Evidence) -> Finding | None:
 
 
 def _highest(step: StepSize) -> float:
-    """AdamW's rate may grow with the root of the batch size, SGD's in proportion to it."""
-    share = max(1.0, step.batch_size / 128)
-    return 0.03 * math.sqrt(share) if step.optimizer == "adamw" else 1.0 * share
+    return (0.03 if step.optimizer == "adamw" else 1.0) * _share_of_rate(step, max(1.0, step.batch_size / 128))
+
+
+def _share_of_rate(step: StepSize, share: float) -> float:
+    """AdamW's rate goes with the root of the batch size, SGD's in proportion to it."""
+    return math.sqrt(share) if step.optimizer == "adamw" else share
 
 
 def _share(ratio: float) -> str:

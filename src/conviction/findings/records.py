@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,15 +38,6 @@ class Finding:
             "confidence": self.confidence,
             "experiment": self.experiment,
         }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Finding:
-        """Read what `to_dict` wrote."""
-        where = values["where"]
-        return cls(
-            values["cause"], values["seen"], values["expected"], values["try"], where["layer"], where["file"],
-            where["line"], values["confidence"], values["experiment"],
-        )  # fmt: skip
 
     def __str__(self) -> str:
         where = f", layer {printable(self.layer)}" if self.layer else ""

@@ -94,35 +94,45 @@ def initialise(net: nn.Module, start: str, paper: str = "kaiming") -> None:
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
     if start == "auto":
-        for layer in _logit_layers(net):
-            nn.init.normal_(layer.weight, std=_LOGITS_GAIN / math.sqrt(layer.weight[0].numel()))
+        shrink_logits(net)
+
+
+@torch.no_grad()
+def shrink_logits(net: nn.Module) -> None:
+    """Draw the weights that make the logits, of auxiliary heads too, so small that the first loss is ln(classes)."""
+    for layer in _logit_layers(net):
+        nn.init.normal_(layer.weight, std=_LOGITS_GAIN / math.sqrt(layer.weight[0].numel()))
 
 
 @torch.no_grad()
 def equalise(net: nn.Module, images: Tensor, tolerance: float = 0.1, tries: int = 10) -> None:
     """Scale each layer's weights, first to last, until its outputs on `images` have variance 1 (LSUV, step 2).
 
-    `images` [N, C, H, W] are a batch as the net will read it. The net is left in the mode it was in.
-    Source: Mishkin & Matas 2015, algorithm 1.
+    `images` [N, C, H, W] are a batch as the net will read it. The net is left in the mode it was in. Auxiliary heads,
+    which are silent outside training, keep their weights. Source: Mishkin & Matas 2015, algorithm 1.
     """
-    seen: list[Tensor] = []
+    done: set[nn.Module] = set()
+
+    def scale(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Scale a layer while the net runs; the layers after it read the scaled output, so that one pass is enough."""
+        assert isinstance(layer, _LAYERS)
+        for _ in range(0 if layer in done else tries):
+            deviation = output.float().std().item()
+            if not (deviation and math.isfinite(deviation)) or abs(deviation**2 - 1) < tolerance:
+                break
+            layer.weight /= deviation
+            output = layer.forward(*inputs)
+        done.add(layer)
+        return output
+
     training = net.training
-    net.eval()
+    handles = [layer.register_forward_hook(scale) for layer in _layers(net)]
     try:
-        for layer in _layers(net):
-            handle = layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
-            try:
-                for _ in range(tries):
-                    seen.clear()
-                    net(images)
-                    deviation = seen[0].float().std().item() if seen else 1.0  # auxiliary heads are silent in eval
-                    if not deviation or abs(deviation**2 - 1) < tolerance:
-                        break
-                    layer.weight /= deviation
-            finally:
-                handle.remove()
+        net.eval()(images)
     finally:
         net.train(training)
+        for handle in handles:
+            handle.remove()
 
 
 def _fitting(net: nn.Module) -> Callable[[Tensor], None]:
