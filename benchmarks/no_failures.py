@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/no_failures.py > benchmarks/results/no_failures.md
 
-One epoch on 4,500 or 9,000 images of fashion-mini (real Fashion-MNIST) a run, batch 64: 70 or 140 steps; 20 seeds.
-This asks whether a net starts to learn at all, not where it ends. Ours is `conviction fit` with its defaults but for
-batch, epochs and the number format in the table. The book's is its own training loop, with the same batch, number
+One epoch on 4,500 or 9,000 images of fashion-mini (real Fashion-MNIST) a run, batch 64: 70 or 140 steps; 20 seeds in
+all. This asks whether a net starts to learn at all, not where it ends. Ours is `conviction fit` with its defaults but
+for batch, epochs and the number format in the table. The book's is its own training loop, with the same batch, number
 format and images: plain SGD at its rate for the net, Xavier weights, no augmentation, no schedule; of the nets that
 it has not, the rate of the nearest of its own (LeNet with ReLU and dropout: AlexNet's). NiN without its second 1x1 is
 the same architecture as without its first. A run is at chance when its test accuracy is below .15 (2,000 images, ten
@@ -134,7 +134,8 @@ def main() -> None:
             tops = [done[ledger.name_of(job)]["top1"] or 0.0 for job in jobs
                     if job["net"] == net and job["recipe"] == recipe and ledger.name_of(job) in done]  # fmt: skip
             failed = sum(top < CHANCE for top in tops)
-            cells += [f"{failed}/{len(tops)}", f"{min(tops, default=0):.3f}", f"{statistics.median(tops or [0]):.3f}"]
+            told = [f"{min(tops):.3f}", f"{statistics.median(tops):.3f}"] if tops else ["-", "-"]
+            cells += [f"{failed}/{len(tops)}", *told]
         print(f"| {net} | {side} | {precision} | {count:,} | {' | '.join(cells)} |")
 
 
