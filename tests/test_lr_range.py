@@ -346,6 +346,12 @@ def test_a_net_that_cannot_be_copied_is_one_line(small_data: Data) -> None:
         find(ours, small_data)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_scripted_net_is_one_line(small_data: Data) -> None:
+    with pytest.raises(UsageError, match="scripted"):
+        find(torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(784, 10))), small_data)
+
+
 def test_a_net_that_needs_longer_does_not_blame_the_labels(small_data: Data) -> None:
     made = assemble("nin-small/4", small_data, Recipe(optimizer="sgd", batch_size=16))
     feed_ = Feed(made.data, made.recipe)

@@ -176,6 +176,8 @@ def plan_budget(net: nn.Module, made: Assembly, feed: Feed) -> Budget:
 
 def _copied(made: Assembly) -> nn.Module:
     """Copy the net onto the device, so that the user's own stays where it is."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in made.net.modules()):
+        raise UsageError("copies of a scripted net cannot be trained", made.name, "give the module it was made from")
     try:
         ours = copy.deepcopy(made.net).to(made.recipe.device)
     except Exception as error:  # whatever a user's own attributes raise
