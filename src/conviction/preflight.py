@@ -65,7 +65,6 @@ class Preflight:
                 "input_dependence": self.input_dependence,
                 "update_ratio": None if self.update_ratio is None else asdict(self.update_ratio),
                 "overfit": None if self.overfit is None else asdict(self.overfit),
-                "seconds": self.seconds,
             }
         )
 
