@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from conviction.data.augmentation import Augmentation, augment
 from conviction.data.batches import batches, count_batches
-from conviction.data.records import Data
+from conviction.data.records import Batch, Data
 from conviction.recipe import Recipe
 
 
@@ -43,15 +43,20 @@ class Feed:
     def plain(self, most: int, epoch: int = 0) -> tuple[Tensor, Tensor]:
         """Return about `most` training images of `epoch`'s order without augmentation, and their labels (int64)."""
         recipe = self.recipe
-        images: list[Tensor] = []
-        labels: list[Tensor] = []
         chosen = batches(
             self.data.train, min(self.batch_size, most), seed=recipe.seed, epoch=epoch, shuffled=True,
             device=recipe.device or "cpu",
         )  # fmt: skip
-        for batch in chosen:
-            images.append(self.data.preprocessing.apply(batch.pictures))
-            labels.append(batch.labels)
-            if sum(map(len, labels)) >= most:
-                break
-        return torch.cat(images)[:most], torch.cat(labels)[:most]
+        return gather(chosen, self.data, most)
+
+
+def gather(chosen: Iterable[Batch], data: Data, most: int) -> tuple[Tensor, Tensor]:
+    """Return the first `most` images of some batches as a net reads them, without augmentation, and their labels."""
+    images: list[Tensor] = []
+    labels: list[Tensor] = []
+    for batch in chosen:
+        images.append(data.preprocessing.apply(batch.pictures))
+        labels.append(batch.labels)
+        if sum(map(len, labels)) >= most:
+            break
+    return torch.cat(images)[:most], torch.cat(labels)[:most]

@@ -21,7 +21,7 @@ from conviction.data.batches import batches
 from conviction.data.downloading import Progress
 from conviction.data.records import Data
 from conviction.errors import UsageError
-from conviction.feeding import Feed
+from conviction.feeding import Feed, gather
 from conviction.figures import Markup
 from conviction.lr_range import Budget, Found, Point, Trial, sweep
 from conviction.lr_refusal import explain
@@ -215,18 +215,12 @@ def _probe(data: Data, recipe: Recipe, feed: Feed) -> tuple[Tensor, Tensor]:
     """Return images and labels that judge every rate: validation's, in no order, with training's where they are few."""
     count = min(_PROBE_IMAGES, max(_FEWEST_IMAGES, _PROBE_VALUES // math.prod(data.image)))
     device = recipe.device or "cpu"
-    images: list[Tensor] = []
-    labels: list[Tensor] = []
-    for batch in batches(data.valid, 128, seed=recipe.seed, epoch=0, shuffled=True, device=device):
-        images.append(data.preprocessing.apply(batch.pictures))
-        labels.append(batch.labels)
-        if sum(map(len, labels)) >= count:
-            break
-    if sum(map(len, labels)) < _FEWEST_IMAGES:
+    chosen = batches(data.valid, 128, seed=recipe.seed, epoch=0, shuffled=True, device=device)
+    images, labels = gather(chosen, data, count)
+    if len(labels) < _FEWEST_IMAGES:
         more = feed.plain(_FEWEST_IMAGES, epoch=1)
-        images.append(more[0])
-        labels.append(more[1])
-    return torch.cat(images)[:count], torch.cat(labels)[:count]
+        images, labels = torch.cat([images, more[0]]), torch.cat([labels, more[1]])
+    return images[:count], labels[:count]
 
 
 def _loss(value: float) -> str:
