@@ -16,8 +16,9 @@ FLOORS = {
     "training": 3, "runs": 4, "feeding": 4, "preflight": 4, "lr_range": 4,
     "sweep_figure": 4,
     "evaluation": 4, "prediction": 4, "environment": 4, "figures": 4, "tracking": 4,
+    "plan_figures": 4, "roofline_figure": 4, "raster": 4,
     "report": 5, "assembly": 5, "clearance": 5,
-    "fitting": 6, "lr_finding": 6, "lr_refusal": 6,
+    "fitting": 6, "planned": 6, "plan_album": 6, "lr_finding": 6, "lr_refusal": 6,
     "progress": 8, "cli": 8, "__init__": 8, "__main__": 8,
 }  # fmt: skip
 DOORS = 8

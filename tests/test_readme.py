@@ -36,7 +36,7 @@ def test_commands_print_what_it_says(command: str, printed: str, capsys: pytest.
 def test_every_verb_is_told_and_the_nets_are_counted() -> None:
     from conviction.cli.app import VERBS
 
-    told = set(re.findall(r"^conviction (\w+)", README, re.M))
+    told = set(re.findall(r"^conviction ([\w-]+)", README, re.M))
     assert told == set(VERBS)
     assert f"{len(NETS)} nets" in README
 

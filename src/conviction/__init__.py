@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     from conviction.lr_finding import LRSweep
     from conviction.metrics import Evaluation
     from conviction.nets import NETS, build, names, sketch
+    from conviction.plan_album import save_plan
+    from conviction.planned import expected_of
     from conviction.planning.layers import layer_table
+    from conviction.planning.out_of_memory import explain_text as explain_oom
+    from conviction.planning.records import Plan
     from conviction.recipe import Recipe
     from conviction.runs import Run
     from conviction.runs import read_run as load
@@ -44,19 +48,23 @@ _PAGE = {
     "LRSweep": "lr_finding:LRSweep",
     "NETS": "nets:NETS",
     "Recipe": "recipe:Recipe",
+    "Plan": "planning.records:Plan",
     "Run": "runs:Run",
     "build": "nets:build",
     "dataset": "data.named:read_named",
     "evaluate": "evaluation:evaluate",
+    "expected_of": "planned:expected_of",
+    "explain_oom": "planning.out_of_memory:explain_text",
     "folder": "data.folder:read_folder",
     "from_loaders": "data.wrapped:from_loaders",
     "layer_table": "planning.layers:layer_table",
     "load": "runs:read_run",
     "names": "nets:names",
+    "save_plan": "plan_album:save_plan",
     "sketch": "nets:sketch",
 }
 
-__all__ = ["__version__", "audit", "evaluate_run", "find_lr", "fit", "predict", *_PAGE]
+__all__ = ["__version__", "audit", "evaluate_run", "find_lr", "fit", "plan", "predict", *_PAGE]
 
 
 def __getattr__(name: str) -> Any:
@@ -118,6 +126,35 @@ def find_lr(
     knobs = (recipe or Recipe()).replace(**{name: value for name, value in given.items() if value is not None})
     display = choose_display()
     return follow_sweep(lr_events(net, data, knobs, data_root=data_root, progress=tell_download(display)), display)
+
+
+def plan(
+    net: str | nn.Module,
+    images: tuple[int, int, int] | Data | str | os.PathLike[str] | None = None,
+    recipe: Recipe | None = None,
+    *,
+    batch_size: int | None = None,
+    optimizer: str | None = None,
+    precision: str | None = None,
+    num_classes: int | None = None,
+    device: str | None = None,
+    data_root: str | None = None,
+    measure: bool = True,
+) -> Plan:
+    """Say what training and predicting with a net will cost; nothing is trained.
+
+    `images` is a shape (C, H, W) or data, `device` a card by its name (`t4`, `rtx 3060`), by its memory (`16GiB`), or
+    `cpu` or `cuda`: what is here. What `fit` would decide by itself is decided. With `measure` a device that is here is
+    timed for about two seconds on a copy of the net.
+    """
+    from conviction.planned import plan_fit
+    from conviction.progress import choose_display, tell_download
+    from conviction.recipe import Recipe
+
+    given = {"optimizer": optimizer, "batch_size": batch_size, "precision": precision}
+    knobs = (recipe or Recipe()).replace(**{name: value for name, value in given.items() if value is not None})
+    return plan_fit(net, images, knobs, num_classes=num_classes, device=device, data_root=data_root, measure=measure,
+                    progress=tell_download(choose_display()))  # fmt: skip
 
 
 def evaluate_run(

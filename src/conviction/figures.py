@@ -10,6 +10,7 @@ import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 
 from conviction.text import format_percent, printable
 
@@ -99,6 +100,11 @@ def power_ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [10.0**power for power in range(first, last + 1, step)]
 
 
+def chart_style() -> str:
+    """Return the style sheet of the charts and its palette, for the page that shows them."""
+    return resources.files("conviction").joinpath("figures.css").read_text(encoding="utf-8")
+
+
 def line_chart(
     title: str,
     epochs: Sequence[int],
@@ -125,9 +131,9 @@ def line_chart(
     for number, curve in enumerate(series, 1):
         parts += _curve(number, curve, epochs, across, up, percent)
     if not any(_drawable(value) for curve in series for value in curve.values):
-        parts.append(_text((_LEFT + WIDTH) / 2, HEIGHT / 2, "no finite numbers", "middle"))
+        parts.append(draw_text((_LEFT + WIDTH) / 2, HEIGHT / 2, "no finite numbers", "middle"))
     scale = ", logarithmic scale" if up.logarithmic else ""
-    return _svg(f"{title} by epoch{scale}: {'; '.join(_in_words(curve, percent) for curve in series)}", parts)
+    return draw_svg(f"{title} by epoch{scale}: {'; '.join(_in_words(curve, percent) for curve in series)}", parts)
 
 
 def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> Markup:
@@ -138,20 +144,20 @@ def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> Markup:
     """
     across, up = Axis(0, 1, _LEFT, WIDTH - _RIGHT - 8), Axis(0, 1, HEIGHT - _BOTTOM, _TOP)
     parts = [_title("accuracy"), *_horizontal_grid(up, percent=True)]
-    parts += [_text(across.place(tick), HEIGHT - _BOTTOM + 15, f"{100 * tick:.0f} %", "middle")
+    parts += [draw_text(across.place(tick), HEIGHT - _BOTTOM + 15, f"{100 * tick:.0f} %", "middle")
               for tick in (0, 0.2, 0.4, 0.6, 0.8, 1)]  # fmt: skip
-    parts.append(_text((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 6, "confidence", "middle"))
-    parts.append(_line(across.place(0), up.place(0), across.place(1), up.place(1), "diagonal"))
+    parts.append(draw_text((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 6, "confidence", "middle"))
+    parts.append(draw_line(across.place(0), up.place(0), across.place(1), up.place(1), "diagonal"))
     most = max((each["n"] for each in bins), default=1)
     for each in bins:
         x, y = across.place(each["confidence"]), up.place(each["accuracy"])
         radius = max(2.0, 9 * math.sqrt(each["n"] / most))
         told = (f"{each['n']:,.0f} answers: {format_percent(each['confidence'])} sure, "
                 f"{format_percent(each['accuracy'])} right")  # fmt: skip
-        parts.append(_line(x, up.place(each["confidence"]), x, y, "stem"))
-        parts.append(element("circle", element("title", told), cx=_px(x), cy=_px(y), r=_px(radius), class_="bubble"))
+        parts.append(draw_line(x, up.place(each["confidence"]), x, y, "stem"))
+        parts.append(element("circle", element("title", told), cx=px(x), cy=px(y), r=px(radius), class_="bubble"))
     words = "; ".join(f"{format_percent(b['confidence'])} sure, {format_percent(b['accuracy'])} right" for b in bins)
-    return _svg(f"accuracy against confidence: {words}", parts)
+    return draw_svg(f"accuracy against confidence: {words}", parts)
 
 
 def _kept(epochs: Sequence[int], best: int | None) -> list[int]:
@@ -178,15 +184,15 @@ def _horizontal_grid(up: Axis, percent: bool) -> list[Markup]:
         if percent and tick > 1:
             continue
         y = up.place(tick)
-        parts.append(_line(_LEFT, y, WIDTH - _RIGHT, y, "grid"))
-        parts.append(_text(_LEFT - 8, y + 4, _number(tick, percent), "end"))
+        parts.append(draw_line(_LEFT, y, WIDTH - _RIGHT, y, "grid"))
+        parts.append(draw_text(_LEFT - 8, y + 4, _number(tick, percent), "end"))
     return parts
 
 
 def _epoch_ticks(across: Axis) -> list[Markup]:
     whole = [tick for tick in round_ticks(across.low, across.high, 8) if tick == int(tick)]
-    ticks = [_text(across.place(tick), HEIGHT - _BOTTOM + 15, f"{tick:.0f}", "middle") for tick in whole]
-    return [*ticks, _text((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 6, "epoch", "middle")]
+    ticks = [draw_text(across.place(tick), HEIGHT - _BOTTOM + 15, f"{tick:.0f}", "middle") for tick in whole]
+    return [*ticks, draw_text((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 6, "epoch", "middle")]
 
 
 def _curve(
@@ -202,12 +208,12 @@ def _curve(
             cross = f"M{x - 3:.1f} {_TOP - 1}l6 6m0 -6l-6 6"
             dots.append(element("path", told, d=cross, class_="cross"))
             continue
-        place = f"{_px(x)} {_px(up.place(value))}"
+        place = f"{px(x)} {px(up.place(value))}"
         line += f"L{place}" if drawing else f"M{place}L{place}"  # a line to itself shows a point between two gaps
         drawing = True
         if len(epochs) <= MOST_DOTS:
-            y = _px(up.place(value))
-            dots.append(element("circle", told, cx=_px(x), cy=y, r=2.4, class_=f"dot-{number}"))
+            y = px(up.place(value))
+            dots.append(element("circle", told, cx=px(x), cy=y, r=2.4, class_=f"dot-{number}"))
     yield element("path", d=line, class_=f"curve-{number}") if line else Markup()
     yield from dots
 
@@ -217,7 +223,7 @@ def _title(title: str, series: Sequence[Series] = ()) -> Markup:
     parts, x = [element("text", title, x=0, y=14, class_="title")], WIDTH - _RIGHT
     for number, curve in reversed(list(enumerate(series, 1))) if len(series) > 1 else ():
         x -= 6 * len(curve.name) + 4
-        parts.append(_text(x, 14, curve.name, "start"))
+        parts.append(draw_text(x, 14, curve.name, "start"))
         x -= 26
         parts.append(element("path", d=f"M{x} 10h20", class_=f"curve-{number}"))
         x -= 12
@@ -225,7 +231,7 @@ def _title(title: str, series: Sequence[Series] = ()) -> Markup:
 
 
 def _upright(x: float) -> Markup:
-    return joined([_line(x, _TOP, x, HEIGHT - _BOTTOM, "best"), _text(x, _TOP - 5, "best", "middle")])
+    return joined([draw_line(x, _TOP, x, HEIGHT - _BOTTOM, "best"), draw_text(x, _TOP - 5, "best", "middle")])
 
 
 def _in_words(curve: Series, percent: bool) -> str:
@@ -235,16 +241,19 @@ def _in_words(curve: Series, percent: bool) -> str:
     return f"{curve.name} from {first} to {last}"
 
 
-def _svg(label: str, parts: Iterable[object]) -> Markup:
-    return element("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label, class_="chart")
+def draw_svg(label: str, parts: Iterable[object], height: float = HEIGHT) -> Markup:
+    """Build a whole chart, `WIDTH` wide; `label` says in words what it shows."""
+    return element("svg", *parts, viewBox=f"0 0 {WIDTH} {height}", role="img", aria_label=label, class_="chart")
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
-    return element("line", x1=_px(x1), y1=_px(y1), x2=_px(x2), y2=_px(y2), class_=kind)
+def draw_line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
+    """Draw a line, styled by the class `kind`."""
+    return element("line", x1=px(x1), y1=px(y1), x2=px(x2), y2=px(y2), class_=kind)
 
 
-def _text(x: float, y: float, words: str, anchor: str) -> Markup:
-    return element("text", words, x=_px(x), y=_px(y), text_anchor=anchor)
+def draw_text(x: float, y: float, words: str, anchor: str, kind: str | None = None) -> Markup:
+    """Draw words on one line: `anchor` (start, middle, end) is what lies at x, and y their baseline."""
+    return element("text", words, x=px(x), y=px(y), text_anchor=anchor, class_=kind)
 
 
 def _drawable(value: float) -> bool:
@@ -252,7 +261,8 @@ def _drawable(value: float) -> bool:
     return math.isfinite(value) and abs(value) < 1e300
 
 
-def _px(value: float) -> str:
+def px(value: float) -> str:
+    """Return a place on the page as text, to a tenth of a pixel."""
     return f"{value:.1f}"
 
 

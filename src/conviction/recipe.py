@@ -31,6 +31,9 @@ class Recipe:
 
     epochs: int | None = knob(None, "passes over the training split", low=1, high=100_000)
     batch_size: int | None = knob(None, "images in a step", low=1, high=1_000_000)
+    micro_batch: int | None = knob(
+        None, "most images that pass through the net at once; batch norm sees only these", low=1, high=1_000_000
+    )
     image_size: int | None = knob(
         None, "side of the square image in pixels; kept as it is where the net accepts it", low=1, high=16_384
     )
@@ -74,6 +77,9 @@ class Recipe:
         None, "number format of the layers (weights stay fp32)", choices=("fp32", "bf16", "fp16")
     )
     channels_last: bool | None = knob(None, "memory layout NHWC, which convolutions like on most hardware")
+    checkpointing: bool = knob(
+        False, "activation checkpointing: recompute activations in the backward pass, for less memory and more time"
+    )
     device: str | None = knob(None, "cpu, cuda, cuda:1, mps")
     workers: int | None = knob(None, "processes that decode images which do not fit in memory", low=0, high=1024)
     seed: int = knob(0, "fixes the split, the order, the augmentation and the starting weights", low=0, high=2**31 - 1)

@@ -28,6 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "channels last": {"channels_last": True, "optimizer": "adamw"},
     "fp16": {"precision": "fp16"},
     "clipped": {"clip_norm": 0.5, "schedule": "cosine"},
+    "in parts, recomputed": {"micro_batch": 3, "checkpointing": True},
 }
 
 

@@ -23,10 +23,10 @@ SQUASHING_NORMED = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Sigmo
 DEEP = nn.Sequential(*[nn.Conv2d(1, 1, 3) for _ in range(11)])
 
 GIVEN: dict[str, Any] = {
-    "epochs": 3, "batch_size": 7, "image_size": 64, "optimizer": "sgd", "lr": 0.123, "weight_decay": 0.01,
-    "schedule": "linear", "warmup_epochs": 2.5, "clip_norm": 3.0, "label_smoothing": 0.2, "flip": False,
-    "crop": "shift", "erase": 0.25, "ema": 0.99, "precision": "bf16", "channels_last": False, "device": "cpu",
-    "workers": 5,
+    "epochs": 3, "batch_size": 7, "micro_batch": 3, "image_size": 64, "optimizer": "sgd", "lr": 0.123,
+    "weight_decay": 0.01, "schedule": "linear", "warmup_epochs": 2.5, "clip_norm": 3.0, "label_smoothing": 0.2,
+    "flip": False, "crop": "shift", "erase": 0.25, "ema": 0.99, "precision": "bf16", "channels_last": False,
+    "device": "cpu", "workers": 5,
 }  # fmt: skip
 OPEN = [field.name for field in dataclasses.fields(Recipe) if field.default is None]
 
@@ -84,6 +84,8 @@ def test_decisions_follow_the_circumstances() -> None:
     assert decide(Recipe(), PLAIN, dataclasses.replace(AROUND, train_images=5))[0].batch_size == 2  # batch norm needs 2
     loader = decide(Recipe(batch_size=64), PLAIN, dataclasses.replace(AROUND, batch_size=10))[0]
     assert loader.batch_size == 10, "a loader's own batch size settles it"
+    assert loader.micro_batch is None, "its batches may differ in size, and stay whole"
+    assert decide(Recipe(batch_size=24), PLAIN, AROUND)[0].micro_batch == 24
 
 
 def test_images_that_are_not_square_keep_their_shape() -> None:

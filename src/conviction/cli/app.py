@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
 from conviction.cli import output
+from conviction.cli.words import (
+    CARD,
+    DataRoot,
+    DataWord,
+    Device,
+    Json,
+    Net,
+    OtherData,
+    RunFolder,
+    Settings,
+    merge_knobs,
+    parse_image,
+    read_message,
+    told,
+)
 from conviction.errors import UsageError
 from conviction.nets.catalogue import NETS, find_net
-from conviction.recipe import Recipe, parse_setting, read_knobs
-from conviction.text import printable
+from conviction.recipe import Recipe
 from conviction.version import __version__
+
+if TYPE_CHECKING:
+    from conviction.planning.oom_arithmetic import Expected
 
 app = App(
     name="conviction",
@@ -23,29 +40,6 @@ app = App(
     suppress_keyboard_interrupt=False,
     default_parameter=Parameter(negative=()),
 )
-
-OTHER_KNOBS = "any other knob, as in --set mixup=0.2: " + ", ".join(sorted(set(Recipe.__dataclass_fields__) - {
-    "epochs", "batch_size", "image_size", "lr", "weight_decay", "optimizer", "schedule", "precision", "init", "device",
-    "workers", "seed",
-}))  # fmt: skip
-Json = Annotated[bool, Parameter(help="print one JSON object and nothing else")]
-Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; default the accelerator if there is one")]
-DataRoot = Annotated[str | None, Parameter(help="folder that holds named data sets (or set CONVICTION_DATA)")]
-
-
-Net = Annotated[str, Parameter(help="a name of `conviction nets`, as it is or narrowed by /2, /4, /8")]
-DataWord = Annotated[
-    str, Parameter(help="a folder of images, a file of pixels, or fashion-mini, fashion-mnist, cifar10")
-]
-OtherData = Annotated[str | None, Parameter(help="other data; default the run's own test split, else validation")]
-Settings = Annotated[tuple[str, ...], Parameter(name="--set", help=OTHER_KNOBS)]
-RunFolder = Annotated[Path, Parameter(help="the folder of a run, such as runs/vgg7-bn-2-1")]
-
-
-def told(knob: str) -> Parameter:
-    """Help for the flag of a recipe's knob: its reason and choices."""
-    told = Recipe.__dataclass_fields__[knob].metadata
-    return Parameter(help=told["reason"] + (f": {', '.join(told['choices'])}" if told["choices"] else ""))
 
 
 @app.command(sort_key=0)
@@ -96,6 +90,70 @@ def data(
 
 
 @app.command(sort_key=3)
+def plan(
+    net: Net,
+    data: DataWord | None = None,
+    /,
+    *,
+    image: Annotated[str | None, Parameter(help="channels x height x width, where no data is given")] = None,
+    classes: Annotated[int | None, Parameter(help="number of classes, where no data is given")] = None,
+    batch_size: Annotated[int | None, told("batch_size")] = None,
+    image_size: Annotated[int | None, told("image_size")] = None,
+    optimizer: Annotated[str | None, told("optimizer")] = None,
+    precision: Annotated[str | None, told("precision")] = None,
+    device: Annotated[str | None, Parameter(help=CARD)] = None,
+    recipe: Annotated[Path | None, Parameter(help="TOML file with any of the knobs; flags win over it")] = None,
+    set_: Settings = (),
+    out: Annotated[Path | None, Parameter(help="folder for the pictures: memory, layers, roofline")] = None,
+    data_root: DataRoot = None,
+    json: Json = False,
+) -> None:
+    """Say what training and prediction will cost before anything runs: memory, computation, time, whether it fits.
+
+    Example: conviction plan vgg11 --image 3x224x224 --batch-size 128 --device t4
+    """
+    import conviction
+
+    flags = {"batch_size": batch_size, "image_size": image_size, "optimizer": optimizer, "precision": precision}
+    if data is not None and (image is not None or classes is not None):
+        raise UsageError("DATA has its own images and classes", "--image", "leave out --image and --classes, or DATA")
+    images = parse_image(image) if image is not None else data
+    made = conviction.plan(net, images, Recipe(**merge_knobs(recipe, set_, flags)), num_classes=classes, device=device,
+                           data_root=data_root)  # fmt: skip
+    pictures = conviction.save_plan(made, out) if out is not None else ()
+    output.show_plan(made, pictures, json)
+
+
+@app.command(name="explain-oom", sort_key=8)
+def explain_oom(
+    text: Annotated[str, Parameter(help="the message, a file that holds it, or - for standard input")],
+    /,
+    *,
+    net: Annotated[str | None, Parameter(help="the net that ran, to compare with its plan")] = None,
+    image: Annotated[str | None, Parameter(help="channels x height x width of its images")] = None,
+    classes: Annotated[int | None, Parameter(help="number of classes")] = None,
+    batch_size: Annotated[int | None, told("batch_size")] = None,
+    optimizer: Annotated[str | None, told("optimizer")] = None,
+    precision: Annotated[str | None, told("precision")] = None,
+    device: Annotated[str | None, Parameter(help=CARD)] = None,
+    json: Json = False,
+) -> None:
+    """Read an out-of-memory message and say what held the memory, against the plan where the net is given.
+
+    Example: conviction explain-oom error.txt --net vgg11 --batch-size 128
+    """
+    import conviction
+
+    expected: Expected | None = None
+    if net is not None:
+        given = Recipe(batch_size=batch_size, optimizer=optimizer, precision=precision)
+        shape = parse_image(image) if image is not None else None
+        made = conviction.plan(net, shape, given, num_classes=classes, device=device or "16GiB", measure=False)
+        expected = conviction.expected_of(made, on_this_card=device is not None)
+    output.show_explanation(conviction.explain_oom(read_message(text), expected), json)
+
+
+@app.command(sort_key=4)
 def lr(
     net: Net,
     data: DataWord,
@@ -138,7 +196,7 @@ def lr(
     output.show_sweep(sweep, out, json)
 
 
-@app.command(sort_key=4)
+@app.command(sort_key=5)
 def fit(
     net: Net,
     data: DataWord,
@@ -181,7 +239,7 @@ def fit(
     output.show_fit(run, json)
 
 
-@app.command(sort_key=5)
+@app.command(sort_key=6)
 def evaluate(
     run: RunFolder,
     data: OtherData = None,
@@ -200,7 +258,7 @@ def evaluate(
     output.show_evaluation(conviction.evaluate_run(run, data, device=device, data_root=data_root), json)
 
 
-@app.command(sort_key=6)
+@app.command(sort_key=7)
 def predict(
     run: RunFolder,
     images: Annotated[tuple[str, ...], Parameter(help="files, folders or patterns such as 'photos/*.jpg'")],
@@ -219,20 +277,4 @@ def predict(
     output.show_predictions(conviction.predict(run, images, top=top, device=device), json)
 
 
-VERBS = ("nets", "show", "data", "lr", "fit", "evaluate", "predict")
-
-
-def parse_image(text: str) -> tuple[int, int, int]:
-    """Read `CxHxW`."""
-    sizes = text.lower().split("x")
-    if len(sizes) != 3 or not all(size.isascii() and size.isdigit() and int(size) > 0 for size in sizes):
-        raise UsageError(f"--image {printable(text)!r} is not a shape", "--image", "write it as 3x224x224")
-    channels, height, width = (int(size) for size in sizes)
-    return channels, height, width
-
-
-def merge_knobs(recipe: Path | None, settings: tuple[str, ...], flags: dict[str, Any]) -> dict[str, Any]:
-    """Put together a recipe file, `--set` and the flags; the later win."""
-    knobs = {} if recipe is None else read_knobs(recipe)
-    knobs |= dict(parse_setting(setting) for setting in settings)
-    return knobs | {name: value for name, value in flags.items() if value is not None}
+VERBS = ("nets", "show", "data", "plan", "lr", "fit", "evaluate", "predict", "explain-oom")

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from conviction.metrics import Evaluation
     from conviction.nets.catalogue import Row
     from conviction.planning.layers import Layer
+    from conviction.planning.out_of_memory import Explanation
+    from conviction.planning.records import Plan
     from conviction.runs import Run
 
 
@@ -91,6 +93,26 @@ def show_audit(audit: Audit, json: bool) -> None:
         print_json(audit.to_dict())
     else:
         print(audit)
+
+
+def show_plan(plan: Plan, pictures: Sequence[Path], json: bool) -> None:
+    """What a run will cost."""
+    if json:
+        print_json(plan.to_dict())
+        return
+    print(plan)
+    for picture in pictures:
+        print(f"picture: {printable(picture)}")
+
+
+def show_explanation(explanation: Explanation, json: bool) -> None:
+    """What held the memory."""
+    from conviction.planning.out_of_memory import format_explanation
+
+    if json:
+        print_json(explanation.to_dict())
+    else:
+        print(format_explanation(explanation))
 
 
 def show_sweep(sweep: LRSweep, out: Path | None, json: bool) -> None:

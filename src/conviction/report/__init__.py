@@ -7,7 +7,7 @@ from pathlib import Path
 
 from conviction.data.records import Split
 from conviction.evaluation import Mistake
-from conviction.figures import Markup, element
+from conviction.figures import Markup, chart_style, element
 from conviction.metrics import Evaluation
 from conviction.report.answers import calibration_section, classes_section, confusion_section, mistakes_section
 from conviction.report.pieces import clipped, name, plural, soft
@@ -62,7 +62,7 @@ def format_report(run: Run, evaluation: Evaluation, mistakes: tuple[Mistake, ...
 
 
 def _head(title: str) -> Markup:
-    style = resources.files("conviction.report").joinpath("style.css").read_text(encoding="utf-8")
+    style = chart_style() + resources.files("conviction.report").joinpath("style.css").read_text(encoding="utf-8")
     return element(
         "head",
         element("meta", charset="utf-8"),

@@ -37,6 +37,8 @@ def decide(
     decided = {
         "epochs": _epochs(around.train_images),
         "batch_size": batch_size,
+        # The batches of a loader may differ in size: they stay whole however large they are.
+        "micro_batch": batch_size if around.batch_size is None else None,
         "optimizer": "adamw",
         "lr": _rate(recipe.optimizer or "adamw", row, min(batch_size, max(1, around.train_images))),
         "weight_decay": 0.05 if (recipe.optimizer or "adamw") == "adamw" else 5e-4,

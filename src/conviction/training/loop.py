@@ -6,8 +6,10 @@ Whoever wants to stop early stops reading; whoever wants to watch reads. Nothing
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
+import operator
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +21,9 @@ from torch import Tensor, nn
 from conviction.errors import DataError, UsageError
 from conviction.recipe import Recipe
 from conviction.training.averaging import AveragedNet
+from conviction.training.microbatches import run_in_parts, split_batch
 from conviction.training.optimizer import make_optimizer
+from conviction.training.recompute import recomputing
 from conviction.training.schedule import lr_at
 
 Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
@@ -93,12 +97,16 @@ class Training:
         return self.rate_factor * lr_at(index, self.steps, self.recipe, self.steps_per_epoch)
 
     def update(self, images: Tensor, targets: Tensor, lr: float) -> tuple[Tensor, Tensor]:
-        """Make one update at rate `lr`; returns the loss before it and the number of correct answers."""
+        """Make one update at rate `lr`; returns the loss before it and the number of correct answers.
+
+        Both, and the gradient, are those of the whole batch, whether or not it passes through the net in parts.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)  # before the forward, whose activations need the room
-        outputs, loss = self.answer(images, targets)
-        self.scaler.scale(loss).backward()
+        parts = split_batch(images, targets, self.recipe.micro_batch)
+        with recomputing(self.net) if self.recipe.checkpointing else contextlib.nullcontext():
+            told = [self._learn(*part) for part in run_in_parts(self.net, parts)]
         if self.recipe.clip_norm:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip_norm)
@@ -106,39 +114,80 @@ class Training:
         self.scaler.update()
         if self.average is not None:
             self.average.update(self.net)
+        correct = [_count_correct(logits, labels) for (logits, _), (_, labels) in zip(told, parts, strict=True)]
+        return _add_up([loss for _, loss in told]), _add_up(correct)
+
+    def _learn(self, images: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        """Add the gradient of a part of the batch to that of the step; returns its logits and its share of the loss.
+
+        Nothing that is returned holds on to the graph: the next part needs its memory.
+        """
+        outputs, loss = self._answer(images, targets, share)
+        loss = loss if share == 1 else share * loss
+        self.scaler.scale(loss).backward()
         logits, *heads = outputs if isinstance(outputs, tuple) else (outputs,)
         self.guessing_loss = math.log(logits.shape[1]) * (1 + self.recipe.aux_weight * len(heads))
-        labels = targets if targets.ndim == 1 else targets.argmax(1)
-        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+        return logits.detach(), loss.detach()
 
     def answer(self, images: Tensor, targets: Tensor) -> tuple[Any, Tensor]:
-        """Return the net's outputs and their loss, in the mode the net is in."""
+        """Return the net's outputs and their loss, in the mode the net is in; in parts as in a step."""
+        parts = split_batch(images, targets, self.recipe.micro_batch)
+        answers = [self._answer(*part) for part in run_in_parts(self.net, parts)]
+        if len(parts) == 1:
+            return answers[0]
+        losses = [len(part) / len(images) * loss for (part, _), (_, loss) in zip(parts, answers, strict=True)]
+        return _joined([outputs for outputs, _ in answers]), _add_up(losses)
+
+    def _answer(self, images: Tensor, targets: Tensor, share: float) -> tuple[Any, Tensor]:
         if self.recipe.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with autocasting(self.device, self.recipe.precision):
-            outputs = self._forward(images)
+            outputs = self._forward(images, share)
             return outputs, total_loss(outputs, targets, self.recipe.label_smoothing or 0.0, self.recipe.aux_weight)
 
-    def _forward(self, images: Tensor) -> Any:
+    def _forward(self, images: Tensor, share: float) -> Any:
         try:
             return self.net(images)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
             what = f"batch norm cannot train on a batch of {len(images)} whose maps are a single point"
+            if share < 1:
+                raise UsageError(what, "micro_batch", "make it so large that no part is a single image") from error
             raise UsageError(what, "batch_size", "use 2 or more, and drop_last=True in your own loader") from error
 
 
 def total_loss(outputs: Tensor | tuple[Tensor, ...], targets: Tensor, smoothing: float, aux_weight: float) -> Tensor:
     """Cross-entropy of the logits, plus `aux_weight` times that of each auxiliary head (GoogLeNet, section 5).
 
-    Computed in float32 whatever the precision of the layers.
+    Computed in float32 whatever the precision of the layers, for a net in float64 in that.
     """
     logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
-    loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+    loss = F.cross_entropy(_at_least_float32(logits), targets, label_smoothing=smoothing)
     for head in auxiliary:
-        loss = loss + aux_weight * F.cross_entropy(head.float(), targets, label_smoothing=smoothing)
+        loss = loss + aux_weight * F.cross_entropy(_at_least_float32(head), targets, label_smoothing=smoothing)
     return loss
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _count_correct(logits: Tensor, targets: Tensor) -> Tensor:
+    labels = targets if targets.ndim == 1 else targets.argmax(1)
+    return (logits.argmax(1) == labels).sum()
+
+
+def _add_up(numbers: list[Tensor]) -> Tensor:
+    """Add tensors; a single one is returned as it is."""
+    return functools.reduce(operator.add, numbers)
+
+
+def _joined(outputs: list[Any]) -> Any:
+    """Put the outputs of a batch's parts together again, logits or tuples of logits."""
+    if isinstance(outputs[0], tuple):
+        return tuple(torch.cat(heads) for heads in zip(*outputs, strict=True))
+    return torch.cat(outputs)
 
 
 def autocasting(device: torch.device, precision: str | None) -> contextlib.AbstractContextManager[object]:
