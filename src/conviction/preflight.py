@@ -171,7 +171,7 @@ def _some(shape: torch.Size, recipe: Recipe) -> int:
     """
     least, most = _PROBE_IMAGES
     few = max(least, min(most, _PROBE_PIXELS // max(1, shape[2] * shape[3])))
-    room = (recipe.micro_batch or recipe.batch_size or few) // (1 if recipe.precision == "fp32" else 2)
+    room = (recipe.batch_size or few) // (1 if recipe.precision == "fp32" else 2)
     return max(2, min(few, room))
 
 

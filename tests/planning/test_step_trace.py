@@ -16,6 +16,7 @@ from conviction.nets import build, find_net, names, sketch
 from conviction.planning.casting import Casting
 from conviction.planning.program import live_bytes, make_program
 from conviction.planning.step_trace import Setting, StepTrace, trace_step
+from conviction.training.recompute import recomputing
 
 MIB = 1 << 20
 SMALL = ("lenet", "lenet-relu", "alexnet-small/4", "vgg7-bn/4", "nin-small/4", "googlenet-small/2", "resnet18-cifar/8",
@@ -169,6 +170,18 @@ def test_casting_keeps_what_autocast_keeps() -> None:
         return sum(sizes.values())
 
     assert kept(Casting(torch.bfloat16)) == kept(torch.autocast("cpu", torch.bfloat16)) < kept(Casting(None))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_recomputed_activations_are_not_kept(precision: str) -> None:
+    net, image = sketch("resnet18-cifar/4", 10, (1, 32, 32)), (1, 32, 32)
+    without = trace_step(net, image, 64, Setting(precision=precision))
+    again = trace_step(net, image, 64, Setting(precision=precision, checkpointing=True), recomputing=recomputing)
+    assert peaks(again)["steady"] < 0.7 * peaks(without)["steady"]
+    forward = {layer: work.macs for (phase, layer), work in without.work.items() if phase == "forward"}
+    backward = {layer: work.macs for (phase, layer), work in again.work.items() if phase == "backward"}
+    again_run = [layer for layer, macs in forward.items() if macs and backward[layer] == 3 * macs]
+    assert len(again_run) > len([macs for macs in forward.values() if macs]) / 2
 
 
 def test_dropout_keeps_one_byte_a_number() -> None:

@@ -18,6 +18,8 @@ ProgramFor = Callable[[Setting, tuple[int, int, int]], Program]
 # A remedy that saves less of the peak than this is told why it does not help.
 _LITTLE = 0.1
 _MOST_PARTS = 64
+_WORDS = {"saved": "saved activations", "optimizer": "optimizer state", "averaged": "averaged weights",
+          "temporary": "passing tensors"}  # fmt: skip
 _RANKS = {"no": 0, "likely": 1, "yes": 2}
 
 
@@ -104,7 +106,9 @@ def _why(run: Run, change: dict[str, Any]) -> str:
         "checkpointing": tuple(kind for kind in run.peak.bytes if kind != "saved"),
     }.get(next(iter(change)), ("weights", "averaged", "gradients", "optimizer"))
     share = sum(run.peak.bytes.get(kind, 0) for kind in held) / max(1, run.peak.total_bytes)
-    names = [kind for kind in held if run.peak.bytes.get(kind, 0) > 0.05 * run.peak.total_bytes]
+    names = [_WORDS.get(kind, kind) for kind in held if run.peak.bytes.get(kind, 0) > 0.05 * run.peak.total_bytes]
+    if share < 0.5:
+        return "the peak lies within one part of the net"
     told = " and ".join((", ".join(names[:-1]), names[-1]) if names[1:] else names)
     return f"{100 * share:.0f} % of the peak is {told}, which this leaves as it is"
 
@@ -119,7 +123,7 @@ def _split(run: Run, program_for: ProgramFor, setting: Setting, change: dict[str
         memory = judge(program_for(split, run.image), images, split, run.device)
         remedy = _remedy(run, {**change, "micro_batch": images}, memory,
                          "hardly any time; batch norm sees the parts, not the batch")  # fmt: skip
-        if not best or _RANKS[remedy.fits] > _RANKS[best[0].fits]:
+        if not best or (_RANKS[remedy.fits], -remedy.peak_bytes) > (_RANKS[best[0].fits], -best[0].peak_bytes):
             best = [remedy]
         if remedy.fits == "yes":
             break

@@ -147,10 +147,7 @@ class _Run:
             self._check(logits)
             loss = torch.stack([F.cross_entropy(head.float(), targets) for head in logits]).sum()
         self.seen.phase = "backward"
-        # What is recomputed is cast anew, as autocast is entered again there.
-        again = Casting(LOW.get(self.setting.precision)) if self.setting.checkpointing else contextlib.nullcontext()
-        with again:
-            loss.backward()
+        loss.backward()
 
     def _check(self, logits: list[Any]) -> None:
         for head in logits:

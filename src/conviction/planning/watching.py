@@ -77,6 +77,7 @@ class Watcher(TorchDispatchMode):
         self._alive: dict[int, tuple[int, weakref.ref[UntypedStorage]]] = {}
         self._owned: set[nn.Parameter] = set()
         self._saved: set[int] = set()
+        self._failed: Running | None = None
         self._layer_of_node: dict[int, str] = {}
         for tensor in held:
             self.born(tensor, "weights")
@@ -100,8 +101,9 @@ class Watcher(TorchDispatchMode):
 
     @property
     def innermost(self) -> str:
-        """The name of the module that is running, or its type where that is the whole net."""
-        return (self.running[-1].name or type(self.running[-1].module).__name__) if self.running else ""
+        """The name of the module that is running or failed, or its type where that is the whole net."""
+        last = self.running[-1] if self.running else self._failed
+        return (last.name or type(last.module).__name__) if last is not None else ""
 
     def _layer(self) -> str:
         """Return the layer that the operation at hand belongs to."""
@@ -152,11 +154,15 @@ class Watcher(TorchDispatchMode):
 
     def enter(self, name: str, module: nn.Module) -> None:
         """Note that a module starts to run."""
+        self._failed = None
         self.running.append(Running(name, module))
 
     def leave(self, output: Any) -> None:
-        """Note what a module that returns has done."""
+        """Note what a module that returns has done; `output` is None where it failed, or was stopped half-way."""
         done = self.running.pop()
+        if output is None:
+            self._failed = self._failed or done
+            return
         new = set(done.module.parameters()) - self._owned  # those of its children are owned, if they ran
         self._owned |= new
         shape = next((tuple(tensor.shape[1:]) for tensor in tensors_in(output)), ())
@@ -171,7 +177,8 @@ def watching(net: nn.Module) -> Generator[Watcher]:
     for name, module in net.named_modules():
         # The names are bound as defaults: a closure would see only the last one.
         handles.append(module.register_forward_pre_hook(lambda m, inputs, name=name: watcher.enter(name, m)))
-        handles.append(module.register_forward_hook(lambda m, inputs, output: watcher.leave(output)))
+        leave = module.register_forward_hook(lambda m, inputs, output: watcher.leave(output), always_call=True)
+        handles.append(leave)  # always: recomputation stops a module as soon as it has what it needs
     try:
         with saved_tensors_hooks(watcher.save, lambda tensor: tensor), watcher:
             yield watcher

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import CheckpointError, checkpoint
 
 from conviction.errors import UsageError
@@ -153,8 +154,11 @@ class _AsBefore:
         self.before = [{name: _copied(value, copies) for name, value in state.items()
                         if isinstance(value, (Tensor, int, float))} for state in self.states]  # fmt: skip
         self.draws = random.getstate(), np.random.get_state()
+        self.modes = _get_current_function_mode_stack()  # a backward runs without them
 
     def __enter__(self) -> None:
+        self.entered = contextlib.ExitStack()
+        [self.entered.enter_context(mode) for mode in self.modes]
         self.after = [{name: state[name] for name in old if name in state}
                       for state, old in zip(self.states, self.before, strict=True)]  # fmt: skip
         self.later = random.getstate(), np.random.get_state()
@@ -162,6 +166,7 @@ class _AsBefore:
 
     def __exit__(self, *raised: object) -> None:
         self._put(self.after, self.later)
+        self.entered.close()
 
     def _put(self, values: list[dict[str, Any]], draws: tuple[Any, Any]) -> None:
         for state, told in zip(self.states, values, strict=True):
