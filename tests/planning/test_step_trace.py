@@ -94,8 +94,11 @@ def test_grouped_convolutions_count_each_weight_once_a_position() -> None:
     assert macs == {("forward", "0"): one, ("forward", "1"): two, ("backward", "0"): one, ("backward", "1"): 2 * two}
 
 
-@pytest.mark.parametrize("name", [*SMALL, "vgg11-bn"])
-@pytest.mark.parametrize("setting", ["sgd", "bf16", "parts"])
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [*((name, "sgd") for name in (*SMALL, "vgg11-bn")),
+     *((name, setting) for name in ("lenet-relu", "vgg7-bn/4", "densenet-book/2") for setting in ("bf16", "parts"))],
+)  # fmt: skip
 def test_two_traces_give_every_event_at_any_batch(name: str, setting: str) -> None:
     image, chosen = find_net(name).image, SETTINGS[setting]
     net = sketch(name, find_net(name).num_classes, image)

@@ -16,7 +16,7 @@ from conviction.planning.program import Program, make_program
 from conviction.planning.records import CHECKED, LayerCost, Plan, Time, Verdict
 from conviction.planning.remedies import Remedy, Run, find_remedies
 from conviction.planning.smallest import Smallest
-from conviction.planning.step_trace import Setting, trace_step
+from conviction.planning.step_trace import Setting, StepTrace, trace_step
 from conviction.planning.timeline import Moment, follow_step, peak_of
 from conviction.planning.verdicts import EXPECTED, Memory, judge
 
@@ -49,11 +49,14 @@ def make_plan(
     Raises `UsageError` for a net that cannot take the image, run without numbers or be trained.
     """
 
+    @cache  # two micro-batches are traced for any number of them
+    def traced(setting: Setting, image: Image, batch: int) -> StepTrace:
+        return trace_step(net_for(image), image, batch, setting, recomputing=recomputing)
+
     @cache
     def program_for(setting: Setting, image: Image) -> Program:
-        net = net_for(image)
         return make_program(
-            lambda batch, parts: trace_step(net, image, batch, replace(setting, parts=parts), recomputing=recomputing),
+            lambda batch, parts: traced(replace(setting, parts=parts), image, batch),
             setting.parts,
         )
 
