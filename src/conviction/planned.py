@@ -22,7 +22,7 @@ from conviction.planning.smallest import Smallest, smallest_image
 from conviction.planning.step_trace import Setting
 from conviction.recipe import Recipe
 from conviction.text import printable
-from conviction.training.deciding import Circumstances, decide
+from conviction.training.deciding import Circumstances, decide, low_precision
 from conviction.training.recompute import recomputing
 
 # Images of an epoch where no data is given; only what the recipe decides by them depends on it.
@@ -108,7 +108,7 @@ def setting_of(recipe: Recipe) -> Setting:
 
 def _for_device(recipe: Recipe, card: Device) -> Recipe:
     """Decide what goes by the device that is planned for, which need not be here: `fit` would decide so there."""
-    low = "bf16" if (card.compute_capability or (8, 0)) >= (8, 0) else "fp16"
+    low = low_precision(card.compute_capability or (8, 0))
     changes: dict[str, object] = {"precision": recipe.precision or ("fp32" if card.kind == "cpu" else low)}
     if recipe.channels_last is None:
         changes["channels_last"] = True

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from conviction.errors import ResourceError, UsageError
 from conviction.planning.devices import Device
-from conviction.planning.ghosts import check_sizes, meta_copy, number_type, refusal
+from conviction.planning.ghosts import check_sizes, meta_copy, number_type, refusal, trainable_parameters
+from conviction.planning.step_trace import LOW
 from conviction.text import printable
 
 # What kernels reach of the makers' peaks: at worst, as expected, at best. Set so that what NVIDIA publishes for
@@ -36,7 +37,6 @@ ASKING_SECONDS = (60e-6, 25e-6, 8e-6)
 # The batch grows while a step at the larger one would take this share of the time left: its first step is a warm-up.
 _STEP_SHARE = 0.4
 _MOST_STEPS = 20
-_LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # A batch beyond those measured may use the cores better or leave the caches: by how much at most is an assumption.
 _BEYOND = 1.25
 
@@ -151,7 +151,7 @@ class _Stepping:
     def __post_init__(self) -> None:
         # A small scale, as a step that overflows is left out and costs less.
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=1024.0, enabled=self.precision == "fp16")
-        self.casting = torch.autocast(self.device.type, _LOW.get(self.precision), enabled=self.precision in _LOW)
+        self.casting = torch.autocast(self.device.type, LOW.get(self.precision), enabled=self.precision in LOW)
 
     def seconds_at(self, batch: int) -> float:
         """Make one step on a batch of random images and return what it took; its images are made beforehand."""
@@ -226,7 +226,7 @@ def _measure(stepping: _Stepping, most: int, seconds: float) -> dict[int, list[f
 def _checked(device: str | torch.device, precision: str, seconds: float) -> torch.device:
     if not (math.isfinite(seconds) and seconds > 0):
         raise UsageError(f"seconds = {printable(repr(seconds))} is no time to measure for", "", "use 2, say")
-    if precision not in ("fp32", *_LOW):
+    if precision not in ("fp32", *LOW):
         raise UsageError(f"precision = {printable(repr(precision))} is unknown", "", "use fp32, bf16 or fp16")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", str(device)):
         raise UsageError(f"no steps can be measured on {printable(repr(str(device)))}", "", "use cpu, cuda or cuda:1")
@@ -257,9 +257,7 @@ def _line(small: int, small_seconds: float, large: int, large_seconds: float, ba
 
 def _optimizer(net: nn.Module, name: str, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
     """Return the optimizer of a copy: its rate is 0, so that no copy diverges; that costs what any rate costs."""
-    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise UsageError("the net has no trainable parameter", "", "set requires_grad on some of its parameters")
+    parameters = trainable_parameters(net)
     shared: dict[str, Any] = {"lr": 0.0, "weight_decay": weight_decay, "fused": True}
     if name == "sgd":
         return torch.optim.SGD(parameters, momentum=momentum, nesterov=momentum > 0, **shared)

@@ -53,6 +53,14 @@ def number_type(net: nn.Module) -> torch.dtype:
     return next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
 
 
+def trainable_parameters(net: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that an optimizer moves; raises `UsageError` where there are none."""
+    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise UsageError("the net has no trainable parameter", "", "set requires_grad on some of its parameters")
+    return parameters
+
+
 def check_sizes(image: tuple[int, int, int], batch_size: int) -> None:
     """Raise `UsageError` unless these are a shape (C, H, W) and a number of images."""
     if len(image) != 3 or not all(isinstance(size, int) and size >= 1 for size in image):

@@ -68,7 +68,7 @@ def make_plan(
     if memory.fits != "yes":
         run = Run(image, batch_size, setting, device, memory, peak_of(timeline))
         advice = find_remedies(run, program_for, recomputing is not None, resizes)
-    plan = _plan(program, images, memory, timeline, replace(setting), device)
+    plan = _plan(program, images, memory, timeline, setting, device)
     if measure_seconds:
         step = _measured(net_for(image), image, batch_size, setting, device, measure_seconds)
     else:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from conviction.errors import UsageError
 from conviction.planning.casting import Casting
-from conviction.planning.ghosts import check_sizes, meta_copy, number_type, refusal
+from conviction.planning.ghosts import check_sizes, meta_copy, number_type, refusal, trainable_parameters
 from conviction.planning.layers import Layer, table_of
 from conviction.planning.operations import size_of
 from conviction.planning.watching import Slot, Watcher, Work, watching
@@ -212,9 +212,7 @@ class _Fused:
 
 
 def _optimizer(net: nn.Module, setting: Setting, seen: Watcher) -> Any:
-    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise UsageError("the net has no trainable parameter", "", "set requires_grad on some of its parameters")
+    parameters = trainable_parameters(net)
     on_meta = parameters[0].device.type == "meta"
     if setting.kernel == "fused" and on_meta:
         return _Fused(parameters, setting, seen)

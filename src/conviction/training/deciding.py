@@ -93,7 +93,12 @@ def _epochs(train_images: int) -> int:
 def _precision(device: torch.device) -> str:
     if device.type != "cuda":
         return "fp32"
-    return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    return low_precision(torch.cuda.get_device_capability(device))
+
+
+def low_precision(compute_capability: tuple[int, int]) -> str:
+    """Return the number format for a CUDA card: bf16 from Ampere on; older cards only imitate it."""
+    return "bf16" if compute_capability >= (8, 0) else "fp16"
 
 
 def _has_mps() -> bool:
