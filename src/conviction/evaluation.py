@@ -21,6 +21,7 @@ from conviction.runs import Run, read_run
 from conviction.text import list_some, printable
 from conviction.training.deciding import find_device
 from conviction.training.loop import autocasting
+from conviction.training.small_maps import small_maps_multiplied
 
 BATCH_SIZE = 256
 # Pixels in a batch: at 224 px a batch of 256 would hold gigabytes of activations.
@@ -146,7 +147,7 @@ def answer(net: nn.Module, images: Tensor, precision: str = "fp32", channels_las
     net.eval()
     try:
         # Not in inference mode: what a net makes for itself here, it may need for training.
-        with torch.no_grad(), autocasting(images.device, precision):
+        with torch.no_grad(), autocasting(images.device, precision), small_maps_multiplied(net):
             return net(images).float()
     finally:
         for module, mode in modes.items():

@@ -25,6 +25,7 @@ from conviction.training.microbatches import run_in_parts, split_batch
 from conviction.training.optimizer import make_optimizer
 from conviction.training.recompute import recomputing
 from conviction.training.schedule import lr_at
+from conviction.training.small_maps import small_maps_multiplied
 
 Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
 
@@ -105,7 +106,8 @@ class Training:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)  # before the forward, whose activations need the room
         parts = split_batch(images, targets, self.recipe.micro_batch)
-        with recomputing(self.net) if self.recipe.checkpointing else contextlib.nullcontext():
+        again = recomputing(self.net) if self.recipe.checkpointing else contextlib.nullcontext()
+        with small_maps_multiplied(self.net), again:
             told = [self._learn(*part) for part in run_in_parts(self.net, parts)]
         if self.recipe.clip_norm:
             self.scaler.unscale_(self.optimizer)
@@ -132,7 +134,8 @@ class Training:
     def answer(self, images: Tensor, targets: Tensor) -> tuple[Any, Tensor]:
         """Return the net's outputs and their loss, in the mode the net is in; in parts as in a step."""
         parts = split_batch(images, targets, self.recipe.micro_batch)
-        answers = [self._answer(*part) for part in run_in_parts(self.net, parts)]
+        with small_maps_multiplied(self.net):
+            answers = [self._answer(*part) for part in run_in_parts(self.net, parts)]
         if len(parts) == 1:
             return answers[0]
         losses = [len(part) / len(images) * loss for (part, _), (_, loss) in zip(parts, answers, strict=True)]
