@@ -21,6 +21,7 @@ from conviction.data.records import Preprocessing, Split
 from conviction.errors import DataError, ResourceError
 from conviction.evaluation import Mistake, worst_mistakes
 from conviction.metrics import Evaluation, measure_answers
+from conviction.plan_figures import cost_by_layer, memory_timeline
 from conviction.recipe import Recipe
 from conviction.report import format_report, write_report
 from conviction.report.answers import encode_picture
@@ -51,6 +52,7 @@ HARMLESS = {
     "html", "head", "meta", "title", "style", "body", "main", "header", "footer", "section", "h1", "h2", "h3", "p",
     "div", "dl", "dt", "dd", "small", "ul", "li", "b", "bdi", "span", "code", "pre", "table", "thead", "tbody",
     "tr", "th", "td", "figure", "figcaption", "img", "details", "summary", "svg", "text", "line", "path", "circle",
+    "rect",
 }  # fmt: skip
 
 
@@ -513,3 +515,60 @@ def test_words_keep_their_contrast_in_light_dark_and_print(tmp_path: Path) -> No
         assert contrast(theme["ink"], theme["right"]) >= 4.5 and contrast(theme["ink"], theme["wrong"]) >= 4.5
         for line in ("first", "second", "bad"):
             assert contrast(theme[line], theme["sheet"]) >= 3
+
+
+PLANNED = {
+    "device": "Tesla <T4>", "available_bytes": 15 << 30, "fits": "yes", "batch_size": 64, "micro_batch": 24,
+    "train_peak_bytes": {"low": 400 << 20, "expected": 500 << 20, "high": 700 << 20},
+    "train_reserved_bytes": 600 << 20, "params": 1_234_567, "macs": 7_654_321, "seconds_per_step": 0.0321,
+    "seconds_per_epoch": 61.0, "seconds": 183.0,
+}  # fmt: skip
+MEASURED = {
+    "peak_bytes": 510 << 20, "reserved_bytes": 640 << 20, "peak_of": "PyTorch's allocator", "seconds_per_step": 0.0333,
+    "seconds_per_epoch": 64.0, "seconds": 192.0, "params": 1_234_567, "macs": None,
+}  # fmt: skip
+PICTURES = {
+    "memory": memory_timeline([("forward", {"weights": 5, "saved": 7}), ("backward", {"weights": 5})], 12),
+    "layers": cost_by_layer([("<b>conv</b>", 1, 2, 3, None)]),
+}
+
+
+def cost_rows(report: str) -> dict[str, list[str]]:
+    section = report[report.index('id="cost"') : report.index("memory over one")]
+    rows = re.findall(r"<tr><th scope=\"row\">(.*?)</th><td>(.*?)</td><td>(.*?)</td></tr>", section)
+    return {title: [planned, measured] for title, planned, measured in rows}
+
+
+def report_with(folder: Path, result: dict[str, Any]) -> str:
+    _, labels, evaluation = make_evaluation(TEN)
+    run = make_run(folder, evaluation, result=result)
+    return format_report(run, evaluation, (), make_split(TEN, labels), PICTURES)
+
+
+def test_what_was_planned_stands_beside_what_was_measured(tmp_path: Path) -> None:
+    report = report_with(tmp_path, {"planned": PLANNED, "measured": MEASURED})
+    page = assert_harmless(report)
+    assert [each["id"] for each in page.all("section")] == [*SECTIONS[:6], "cost", *SECTIONS[6:]]
+    assert cost_rows(report) == {
+        "memory at the peak": ["500.0 MiB (400.0 MiB to 700.0 MiB)", "510.0 MiB"],
+        "taken from the device": ["600.0 MiB", "640.0 MiB"],
+        "a training step": ["32.1 ms", "33.3 ms"],
+        "an epoch": ["1 min 01 s", "1 min 04 s"],
+        "the run": ["3 min 03 s", "3 min 12 s"],
+        "parameters trained": ["1.23 M (1,234,567)"] * 2,
+        "multiply-accumulates an image": ["7.65 M (7,654,321)", "-"],
+    }
+    told = squeezed(page.texts["cost"])
+    assert "Tesla <T4> and batches of 64 in 3 micro-batches of up to 24" in told
+    assert "peak of PyTorch's allocator." in told and "There is no roofline" in told
+    assert "memory over one training step" in told and "<b>conv</b>" in told
+
+
+def test_memory_of_a_process_is_called_what_it_is_and_a_missing_plan_too(tmp_path: Path) -> None:
+    measured = {**MEASURED, "reserved_bytes": None, "peak_of": "the process's resident memory", "peak_bytes": None}
+    report = report_with(tmp_path, {"planned": None, "measured": measured})
+    page = assert_harmless(report)
+    assert "This run had no plan. Memory is measured as the peak of the process's resident memory: by how much" in \
+        squeezed(page.texts["cost"])  # fmt: skip
+    assert list(cost_rows(report)) == ["a training step", "an epoch", "the run", "parameters trained"]
+    assert {planned for planned, _ in cost_rows(report).values()} == {"-"}

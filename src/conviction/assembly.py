@@ -21,7 +21,7 @@ from conviction.environment import describe_environment
 from conviction.errors import ImageTooSmallError, UsageError
 from conviction.evaluation import answer, batch_size_for, device_of
 from conviction.feeding import Feed
-from conviction.nets import Origin, build, find_net, has_option, sketch
+from conviction.nets import Origin, build, find_net, find_origin, has_option, is_foreign, sketch
 from conviction.nets.blocks import WithAuxiliaryHeads
 from conviction.nets.init import equalise, initialise, shrink_logits
 from conviction.probe import left_as_it_was
@@ -82,12 +82,13 @@ def assemble(
     else:
         built, opened, notes = _build(net, opened, recipe)
     opened = load(opened)
-    made_by = _origin(built, opened, as_built=isinstance(net, str))
-    if made_by is None and recipe.channels_last is None:
+    made_by = _origin(net if isinstance(net, str) else built, built, opened)
+    ours = made_by is not None and not is_foreign(made_by.name)
+    if not ours and recipe.channels_last is None:
         # A net of the user's own may flatten with `view`, which refuses that layout.
         recipe = recipe.replace(channels_last=False)
     check_answers(built, opened)
-    if isinstance(net, nn.Module):
+    if isinstance(net, nn.Module) or not ours:
         check_training_answers(built, opened)
     _, height, width = opened.image
     around = Circumstances(
@@ -97,7 +98,7 @@ def assemble(
         side=height if height == width else None,
         batch_size=getattr(opened.train.source, "batch_size", None),
     )
-    recipe, decisions = decide(recipe, built, around, made_by.name if made_by else None)
+    recipe, decisions = decide(recipe, built, around, made_by.name if made_by and ours else None)
     if isinstance(net, str) and recipe.init == "lsuv":
         start_by_lsuv(built, opened, recipe)
     name, options = (made_by.name, dict(made_by.options)) if made_by else (None, {})
@@ -105,19 +106,22 @@ def assemble(
     if sources.data is not None:  # it is opened again at the size that was decided
         sources.data_options["image_size"] = recipe.image_size
     notes = (*opened.notes, *notes, *decisions)
-    return Assembly(built, name or type(built).__name__, opened, recipe, sources, notes, isinstance(net, str))
+    fresh = isinstance(net, str) and ours  # a factory of the user's may give weights that were learnt
+    return Assembly(built, name or type(built).__name__, opened, recipe, sources, notes, fresh)
 
 
 def _notes_on_own(recipe: Recipe) -> tuple[str, ...]:
     return () if recipe.init == "auto" else (f"init {recipe.init} is left aside: the net was given with its weights",)
 
 
-def _origin(net: nn.Module, data: Data, as_built: bool) -> Origin | None:
+def _origin(asked: str | nn.Module, net: nn.Module, data: Data) -> Origin | None:
     """Return how `build` makes this net; None for a net of the user's own, or one that was changed since."""
+    if isinstance(asked, str) and is_foreign(asked):
+        return find_origin(asked)
     origin = getattr(net, "origin", None)
     if not isinstance(origin, Origin):
         return None
-    if as_built:
+    if isinstance(asked, str):
         return origin
     try:
         same = repr(sketch(origin.name, data.num_classes, data.image, **origin.options)) == repr(net)
@@ -217,10 +221,15 @@ def _build(net: str, data: Data, recipe: Recipe) -> tuple[nn.Module, Data, tuple
     except ImageTooSmallError:
         if recipe.image_size is not None:
             raise
-        was, data = data.image, data.resized(row.comfortable_side)
-        note = (f"images of {format_shape(was[1:])} are too small for {net} (smallest {row.min_image}): "
+        side, least = row.comfortable_side, f" (smallest {row.min_image})"
+        if is_foreign(net):
+            side, least = row.image[1], ""
+        was, data = data.image, data.resized(side)
+        note = (f"images of {format_shape(was[1:])} are too small for {net}{least}: "
                 f"resized to {format_shape(data.image[1:])}",)  # fmt: skip
         built = _build_for(net, data, recipe)
+    if net.startswith("torchvision:") and data.image[0] != 3:
+        note = (*note, f"{net} reads 3 channels: its first convolution was drawn anew for {data.image[0]}")
     return built, data, note
 
 

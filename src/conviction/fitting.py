@@ -18,6 +18,7 @@ from conviction.data.downloading import Progress
 from conviction.data.records import Data
 from conviction.evaluation import answer_split, worst_mistakes
 from conviction.feeding import Feed
+from conviction.fit_cost import Costs, FitPlan, settle_cost
 from conviction.metrics import measure_answers, measure_loss_and_top1
 from conviction.recipe import Recipe
 from conviction.report import write_report
@@ -88,18 +89,19 @@ def fit_events(
             return run
         given, recipe = recipe, run.recipe
         yield Note("going on with the run's own recipe" + runs.left_aside(given, recipe))
-        made = _the_same(assemble(net, data, recipe, data_root, progress), run)
+        made, planned = settle_cost(_the_same(assemble(net, data, recipe, data_root, progress), run), begins=False)
         if not (run.folder / runs.LAST).exists():  # interrupted in its first epoch: it begins as it began
             made = clear(made)
             run = dataclasses.replace(run, recipe=made.recipe)
     else:
         made = assemble(net, data, recipe, data_root, progress)
         runs.refuse_inside(Path(out or "runs"), made.sources.data)
+        made, planned = settle_cost(made)
         made = clear(made)
         run = made.begin(runs.new_folder(out, made.name))
     for text in run.notes:
         yield Note(text)
-    return (yield from _Fit(run, made, resume).events())
+    return (yield from _Fit(run, made, planned, resume).events())
 
 
 def _the_same(made: Assembly, run: Run) -> Assembly:
@@ -111,10 +113,11 @@ def _the_same(made: Assembly, run: Run) -> Assembly:
 class _Fit:
     """One fit on its way from the built net to the finished run."""
 
-    def __init__(self, run: Run, made: Assembly, resume: bool) -> None:
+    def __init__(self, run: Run, made: Assembly, planned: FitPlan | None, resume: bool) -> None:
         self.run, self.data, self.net_name, self.recipe = run, made.data, made.name, made.recipe
         recipe = made.recipe
         self.feed = Feed(made.data, recipe)
+        self.costs = Costs(planned, self.feed, made.net)
         self.net = made.net.to(recipe.device)
         if recipe.channels_last:
             self.net = self.net.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]  # torch has it
@@ -155,7 +158,7 @@ class _Fit:
         self.guard.go_on(facts.get("guard"), path)
         self.lag = Lag(**facts.get("lag", {}))
         self.findings, self.preflight = facts.get("findings", []), facts.get("preflight")
-        self.seconds = facts["seconds"]
+        self.seconds, self.costs.peaks = facts["seconds"], facts.get("peaks", {})
         self.history = [Epoch(**row) for row in facts["history"]]
         self.run = dataclasses.replace(self.run, history=tuple(self.history))
 
@@ -163,12 +166,15 @@ class _Fit:
         started = begun = time.perf_counter()
         before = self.seconds
         rows: list[Step] = []
+        self.costs.start()
         for step in self.training.run(self.guard.feeding(self.feed), first_epoch=len(self.history)):
             recovery = self.guard.check(step)
             rows.append(step)
             yield step
             if recovery is not None:
                 yield self._note(str(recovery))
+            if left := self.costs.see(step):
+                yield Note(left)
             if step.ends_epoch:
                 seconds = time.perf_counter() - begun
                 yield from self._recompute_statistics(step)
@@ -230,7 +236,7 @@ class _Fit:
         rows = [dataclasses.asdict(row) for row in self.history]
         facts = {"history": rows, "seconds": self.seconds, "guard": self.guard.to_dict(),
                  "lag": dataclasses.asdict(self.lag), "findings": self.findings,
-                 "preflight": self.preflight}  # fmt: skip
+                 "preflight": self.preflight, "peaks": self.costs.note_peaks()}  # fmt: skip
         save_training(self.run.folder / runs.LAST, self.training, facts, self.guard.kept)
         runs.write_history(self.run)
 
@@ -248,6 +254,7 @@ class _Fit:
 
     def _finish(self, params: int) -> Run:
         """Evaluate the weights that did best on validation, once, on the test split; write the results and report."""
+        costs = self.costs.tell(self.net, self.data.image, self.history, self.seconds)  # evaluation is no part of it
         self.run.load_weights(self.net)
         self.training.average = None  # from here on the best weights are evaluated
         split = "valid" if self.data.test is None else "test"
@@ -267,11 +274,12 @@ class _Fit:
             "image": list(self.data.image), "findings": [*self.findings, *self.guard.findings()],
             "recoveries": [dataclasses.asdict(recovery) for recovery in self.guard.recoveries],
             "batch_norm_lag": dataclasses.asdict(self.lag), "preflight": self.preflight,
+            **costs,
         }  # fmt: skip
         self.run = dataclasses.replace(self.run, result=result)
         mistakes = worst_mistakes(logits, labels, self.data.splits[split])
         runs.write_run(self.run)  # before the report: what was reached is not lost where that cannot be written
-        write_report(self.run, test, mistakes, self.data.splits[split])
+        write_report(self.run, test, mistakes, self.data.splits[split], self.costs.draw())
         self.run.__dict__.update(net=self.net, data=self.data)  # as they are, rather than made again when asked for
         return self.run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -13,7 +13,7 @@ from conviction.data.downloading import Progress
 from conviction.data.records import Data
 from conviction.errors import ConvictionError, ImageTooSmallError, UsageError
 from conviction.evaluation import batch_size_for
-from conviction.nets import Origin, find_net, sketch
+from conviction.nets import Origin, find_net, is_foreign, sketch
 from conviction.planning.devices import Device, find_device
 from conviction.planning.oom_arithmetic import Expected
 from conviction.planning.planner import Image, make_plan
@@ -23,7 +23,7 @@ from conviction.planning.step_trace import Setting
 from conviction.recipe import Recipe
 from conviction.text import printable
 from conviction.training.deciding import Circumstances, decide, low_precision
-from conviction.training.recompute import recomputing
+from conviction.training.recompute import recomputing, segments
 
 # Images of an epoch where no data is given; only what the recipe decides by them depends on it.
 _SOME_IMAGES = 50_000
@@ -33,7 +33,7 @@ _MEASURING_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is to be planned, with nothing open. `by_name` says that the net is one of ours, built for its images."""
+    """What is to be planned, with nothing open. `by_name` is the name of one of ours, built for its images."""
 
     name: str
     net_for: Callable[[Image], nn.Module]
@@ -65,7 +65,7 @@ def plan_fit(
     """
     recipe = recipe or Recipe()
     card = find_device(device or recipe.device or "auto")
-    recipe = _for_device(recipe, card)
+    recipe = _for_device(recipe, card, net)
     if isinstance(images, (Data, str, os.PathLike)):
         asked = _with_data(net, images, recipe, data_root, progress)
     else:
@@ -73,12 +73,13 @@ def plan_fit(
     setting = setting_of(asked.recipe)
     assert asked.recipe.batch_size is not None
     here = measure and card.key.split(":")[0] in ("cpu", "cuda")
-    return make_plan(
+    plan = make_plan(
         asked.net_for, asked.image, asked.recipe.batch_size, setting, card, name=asked.name,
         evaluated=asked.evaluated, train_images=asked.train_images, valid_images=asked.valid_images,
         smallest=_smallest(asked), resizes=asked.by_name is not None, recomputing=recomputing,
         measure_seconds=_MEASURING_SECONDS if here else 0.0,
     )  # fmt: skip
+    return replace(plan, notes=(*plan.notes, *notes_on_recomputing(asked.recipe, asked.net_for(asked.image))))
 
 
 def expected_of(plan: Plan, on_this_card: bool = True) -> Expected:
@@ -95,6 +96,13 @@ def expected_of(plan: Plan, on_this_card: bool = True) -> Expected:
     )  # fmt: skip
 
 
+def notes_on_recomputing(recipe: Recipe, net: nn.Module) -> tuple[str, ...]:
+    """Say where a recipe asks for activation checkpointing of a net that has nothing to recompute."""
+    if not recipe.checkpointing or segments(net):
+        return ()
+    return ("checkpointing changes nothing: the net has no part that can be recomputed on its own",)
+
+
 def setting_of(recipe: Recipe) -> Setting:
     """Return what a decided recipe says about the cost of a step."""
     assert recipe.batch_size is not None
@@ -106,12 +114,15 @@ def setting_of(recipe: Recipe) -> Setting:
     )  # fmt: skip
 
 
-def _for_device(recipe: Recipe, card: Device) -> Recipe:
+def _for_device(recipe: Recipe, card: Device, net: str | nn.Module) -> Recipe:
     """Decide what goes by the device that is planned for, which need not be here: `fit` would decide so there."""
+    origin = getattr(net, "origin", None)
+    name = net if isinstance(net, str) else origin.name if isinstance(origin, Origin) else ""
+    ours = bool(name) and not is_foreign(name)
     low = low_precision(card.compute_capability or (8, 0))
     changes: dict[str, object] = {"precision": recipe.precision or ("fp32" if card.kind == "cpu" else low)}
     if recipe.channels_last is None:
-        changes["channels_last"] = True
+        changes["channels_last"] = ours  # another net may flatten with `view`, which refuses that layout
     return recipe.replace(device="cpu", **changes)
 
 
@@ -122,15 +133,16 @@ def _without_data(net: str | nn.Module, images: Image | None, num_classes: int |
         if recipe.image_size is not None:
             image = (image[0], recipe.image_size, recipe.image_size)
         made, name = sketch(net, num_classes, image), net
+        by_name = None if is_foreign(net) else net
 
         def net_for(image: Image) -> nn.Module:
-            return sketch(net, num_classes, image)
+            return sketch(net, num_classes, image) if by_name else made
     else:
         if images is None:
             raise UsageError(
                 "a net of your own needs the shape of its images", "image", "give (channels, height, width)"
             )
-        image, made, name = _shape(images), net, type(net).__name__
+        image, made, name, by_name = _shape(images), net, type(net).__name__, None
         origin = getattr(net, "origin", None)
         name = origin.name if isinstance(origin, Origin) else name
 
@@ -138,8 +150,8 @@ def _without_data(net: str | nn.Module, images: Image | None, num_classes: int |
             return net
 
     around = Circumstances(_SOME_IMAGES, False, False, image[1] if image[1] == image[2] else None)
-    decided, _ = decide(recipe, made, around, name if isinstance(net, str) else None)
-    return _Asked(name, net_for, image, decided, net if isinstance(net, str) else None)
+    decided, _ = decide(recipe, made, around, by_name)
+    return _Asked(name, net_for, image, decided, by_name)
 
 
 def _with_data(
@@ -150,7 +162,7 @@ def _with_data(
     progress: Progress | None,
 ) -> _Asked:
     made = assemble(net, data, recipe, data_root, progress)
-    opened, by_name = made.data, net if isinstance(net, str) else None
+    opened, by_name = made.data, net if isinstance(net, str) and not is_foreign(net) else None
 
     def net_for(image: Image) -> nn.Module:
         return made.net if image == opened.image or by_name is None else sketch(by_name, opened.num_classes, image)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import math
-import random
 import re
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from conviction.randomness import random_state_kept
 
 _ATEN = torch.ops.aten
 _DROPOUTS = nn.modules.dropout._DropoutNd
@@ -276,20 +276,3 @@ def left_as_it_was(net: nn.Module, device: torch.device) -> Generator[None]:
         with torch.no_grad():
             for buffer, value in values:
                 buffer.copy_(value)
-
-
-@contextlib.contextmanager
-def random_state_kept(device: torch.device) -> Generator[None]:
-    """Put every random state that a forward may draw from back: Python's, NumPy's, torch's and the device's."""
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    backend = None if device.type == "cpu" else getattr(torch, device.type)
-    where = (device,) if device.type == "cuda" else ()
-    accelerator = None if backend is None else backend.get_rng_state(*where)
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(cpu)
-        if backend is not None:
-            backend.set_rng_state(accelerator, *where)

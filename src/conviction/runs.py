@@ -17,7 +17,7 @@ from conviction import data as data_room
 from conviction.data.folder import load as load_pictures
 from conviction.data.records import Data, Preprocessing
 from conviction.errors import DataError, UsageError, WeightsError
-from conviction.nets import build
+from conviction.nets import build, is_foreign
 from conviction.recipe import Recipe, format_toml, read_recipe
 from conviction.storage import explain_os_error, make_folder, refusing, write_text
 from conviction.text import list_some, printable, system_reason
@@ -82,11 +82,13 @@ class Run:
     def net(self) -> nn.Module:
         """The net with the weights that did best on validation, in eval mode.
 
-        After `fit` it is the very net that was trained, on its device; of a loaded run it is built anew on the CPU.
+        After `fit` it is the very net that was trained, on its device; of a loaded run it is built anew on the CPU. A
+        net of a `module:factory` is made by that module, which is imported: load only runs whose code you trust.
         """
         if self.sources.net is None:
             raise WeightsError("the run's net was not built by name", printable(self.folder),
                                "make it yourself and call run.load_weights(net)")  # fmt: skip
+        self._refuse_own_code()
         try:
             made = build(self.sources.net, len(self.classes), self.preprocessing.image, **self.sources.net_options)
         except (TypeError, UsageError) as error:
@@ -96,6 +98,15 @@ class Run:
             )
             raise WeightsError(what, printable(self.folder), remedy) from error
         return self.load_weights(made)
+
+    def _refuse_own_code(self) -> None:
+        """Refuse code that came with the run: a run says where the code of its net was, and is data itself."""
+        word, folder = self.sources.net or "", self.sources.net_options.get("folder")
+        if not is_foreign(word) or word.startswith(("timm:", "torchvision:")):
+            return
+        if not isinstance(folder, str) or (Path(folder) / word).resolve().is_relative_to(self.folder.resolve()):
+            raise WeightsError("the run's net is code of which only the run knows the place", printable(self.folder),
+                               "make the net yourself and call run.load_weights(net)")  # fmt: skip
 
     def load_weights(self, net: nn.Module) -> nn.Module:
         """Copy the run's best weights into `net` and return it in eval mode."""

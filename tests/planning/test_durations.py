@@ -239,7 +239,7 @@ def test_a_net_without_numbers_is_given_some() -> None:
     ({"device": "mps"}, "use cpu, cuda"), ({"device": "cpu\n"}, "use cpu, cuda"), ({"precision": "fp8"}, "use fp32"),
     ({"optimizer": "lion"}, "use sgd or adamw"), ({"image": (3, 4, 4)}, "cannot take images of 3x4x4"),
     ({"image": (3, 2)}, "is not a shape"), ({"batch_size": 0}, "is not a number of images"),
-    ({"net": nn.Flatten()}, "no trainable parameter"), ({"net": nn.Conv2d(3, 1, 1)}, "makes no logits"),
+    ({"net": nn.Flatten()}, "no trainable parameter"), ({"net": nn.Conv2d(3, 1, 1)}, "not logits"),
 ])  # fmt: skip
 def test_refusals_are_one_line(options: dict, told: str) -> None:
     given = {"net": NET, "image": (3, 2, 2), "batch_size": 4, "seconds": 0.01} | options

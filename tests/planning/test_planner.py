@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -12,13 +13,16 @@ from torch import nn
 
 from conviction.errors import UsageError
 from conviction.nets import build, find_net, sketch
+from conviction.planning.allocator import prediction
 from conviction.planning.devices import Device, find_device
 from conviction.planning.layers import layer_table, total
 from conviction.planning.planner import make_plan
+from conviction.planning.program import Program, live_bytes, make_program
 from conviction.planning.records import Plan
 from conviction.planning.smallest import smallest_image
-from conviction.planning.step_trace import Setting
+from conviction.planning.step_trace import Setting, trace_step
 from conviction.planning.timeline import peak_of
+from conviction.planning.verdicts import judge, split_until_it_fits
 
 MIB = 1 << 20
 IMAGE = (3, 64, 64)
@@ -162,3 +166,46 @@ def test_devices_that_are_taken_offer_what_is_free() -> None:
     busy = replace(card, free_bytes=600 * MIB)
     made = make_plan(lambda image: sketch("vgg7", 10, image), IMAGE, 32, Setting(), busy)
     assert made.device.fits == "no" and plan().device.fits == "yes"
+
+
+@pytest.mark.parametrize(("name", "device", "batch"), [("lenet", "1000MiB", 2000), ("lenet", "cpu", 200)])
+def test_a_batch_that_does_not_fit_is_split_no_finer_than_it_must_be(name: str, device: str, batch: int) -> None:
+    card, net = find_device(device), sketch(name, 10, IMAGE)
+    if card.kind == "cpu":
+        card = replace(card, free_bytes=390 * MIB)
+
+    @cache
+    def program_for(setting: Setting) -> Program:
+        return make_program(lambda size, parts: trace_step(net, IMAGE, size, replace(setting, parts=parts)),
+                            setting.parts)  # fmt: skip
+
+    def fits(parts: int) -> str:
+        split = replace(PLAIN, parts=parts)
+        return judge(program_for(split), -(-batch // parts), split, card).fits
+
+    parts = split_until_it_fits(program_for, batch, PLAIN, card).parts
+    assert fits(1) == "no" and 2 < parts < batch
+    best = "likely" if card.kind == "cpu" else "yes"
+    assert {fits(finer) for finer in (2 * parts, batch)} == {best}
+    assert [fits(fewer) == best for fewer in range(1, parts + 1)] == [False] * (parts - 1) + [True]
+
+
+def test_a_batch_that_fits_stays_whole_and_one_image_that_does_not_is_told() -> None:
+    fitting = make_plan(lambda image: sketch("lenet", 10, image), IMAGE, 32, PLAIN, find_device("t4"), splits=True)
+    assert (fitting.setting.parts, fitting.device.fits) == (1, "yes")
+    small = replace(find_device("t4"), free_bytes=520 * MIB)
+    made = make_plan(lambda image: sketch("vgg7", 10, image), IMAGE, 6, PLAIN, small, splits=True)
+    assert (made.setting.parts, made.device.fits) == (6, "no") and made.device.advice
+
+
+@pytest.mark.parametrize("parts", [2, 5])
+def test_predicting_knows_of_no_micro_batches(parts: int) -> None:
+    net = sketch("vgg7-bn/2", 10, IMAGE)
+    whole, split = (
+        make_program(lambda batch, parts, each=each: trace_step(net, IMAGE, batch, replace(PLAIN, parts=parts)), each)
+        for each in (1, parts)
+    )
+    peaks = [int(live_bytes(program, prediction(48)).max()) for program in (whole, split)]
+    assert peaks[0] == peaks[1]
+    works = [{key: work for key, work in program.work(48).items() if key[0] == "predict"} for program in (whole, split)]
+    assert works[0] == works[1]

@@ -37,7 +37,8 @@ def test_nothing_stays_open(net: nn.Module, images: int) -> None:
     for optimizer in (None, "sgd", "adamw"):
         around = dataclasses.replace(AROUND, train_images=images, mirrors=images > 3, cropped=images > 600)
         decided, notes = decide(Recipe(optimizer=optimizer), net, around)
-        assert [name for name, value in decided.to_dict().items() if value is None] == []
+        # A batch stays whole unless it does not fit: the plan of a fit knows.
+        assert [name for name, value in decided.to_dict().items() if value is None] == ["micro_batch"]
         assert decided.lr is not None
         assert 0 < decided.lr <= 5
         assert Recipe(**parse_toml(format_toml(decided))) == decided
@@ -84,8 +85,9 @@ def test_decisions_follow_the_circumstances() -> None:
     assert decide(Recipe(), PLAIN, dataclasses.replace(AROUND, train_images=5))[0].batch_size == 2  # batch norm needs 2
     loader = decide(Recipe(batch_size=64), PLAIN, dataclasses.replace(AROUND, batch_size=10))[0]
     assert loader.batch_size == 10, "a loader's own batch size settles it"
-    assert loader.micro_batch is None, "its batches may differ in size, and stay whole"
-    assert decide(Recipe(batch_size=24), PLAIN, AROUND)[0].micro_batch == 24
+    assert loader.micro_batch is None
+    again = decide(Recipe(**parse_toml(format_toml(loader))).replace(batch_size=256), PLAIN, AROUND)[0]
+    assert (again.batch_size, again.micro_batch) == (256, None), "a recipe taken up again splits no larger batch"
 
 
 def test_images_that_are_not_square_keep_their_shape() -> None:

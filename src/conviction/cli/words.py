@@ -25,7 +25,8 @@ Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; default t
 DataRoot = Annotated[str | None, Parameter(help="folder that holds named data sets (or set CONVICTION_DATA)")]
 
 
-Net = Annotated[str, Parameter(help="a name of `conviction nets`, as it is or narrowed by /2, /4, /8")]
+Net = Annotated[str, Parameter(help="a name of `conviction nets`, as it is or narrowed by /2, /4, /8; a net from "
+                                    "elsewhere by module:factory, timm:NAME, torchvision:NAME")]  # fmt: skip
 DataWord = Annotated[
     str, Parameter(help="a folder of images, a file of pixels, or fashion-mini, fashion-mnist, cifar10")
 ]

@@ -140,11 +140,21 @@ NETS: dict[str, Row] = dict([
 # fmt: on
 
 
+def is_foreign(name: str) -> bool:
+    """Whether a word names a net from elsewhere: `module:factory`, `timm:NAME`, `torchvision:NAME`."""
+    return ":" in name
+
+
 def find_net(name: str) -> Row:
     """Return the row of a name such as `vgg11` or `vgg11/4` (every convolution a quarter as wide).
 
-    Raises `UsageError` for a name that is not in the table.
+    A word for a net from elsewhere is looked up there, which imports torch and what the word names; of its row only
+    the image and the classes are known. Raises `UsageError` for a name that is not in the table, nor there.
     """
+    if is_foreign(name):
+        from conviction.nets.foreign import find_foreign  # which needs torch
+
+        return find_foreign(name)
     base, slash, divisor = name.partition("/")
     if base in NETS and not slash:
         return NETS[base]

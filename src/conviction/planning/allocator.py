@@ -25,13 +25,14 @@ class NoRoomError(Exception):
     """The simulated card cannot give a block of so many bytes."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Block:
-    """A part of a segment, with its neighbours there."""
+    """A part of a segment, with its neighbours there; `age` is its turn in the pool while it is free."""
 
     size: int
     small: bool
     free: bool = False
+    age: int = 0
     before: Block | None = field(default=None, repr=False)
     after: Block | None = field(default=None, repr=False)
 
@@ -45,7 +46,7 @@ class CachingAllocator:
         self.peak_allocated_bytes = self.peak_reserved_bytes = 0
         self.retries = 0
         self._serial = 0
-        # Free blocks by (size, age), so that the best fit is found by bisection.
+        # Free blocks by (size, age), so that the best fit is found by bisection; no two have the same age.
         self._pools: dict[bool, list[tuple[int, int, Block]]] = {True: [], False: []}
 
     def allocate(self, size_bytes: int) -> Block:
@@ -56,7 +57,8 @@ class CachingAllocator:
         block.free = False
         self._split(block, size)
         self.allocated_bytes += block.size
-        self.peak_allocated_bytes = max(self.peak_allocated_bytes, self.allocated_bytes)
+        if self.allocated_bytes > self.peak_allocated_bytes:
+            self.peak_allocated_bytes = self.allocated_bytes
         return block
 
     def free(self, block: Block) -> None:
@@ -71,7 +73,7 @@ class CachingAllocator:
 
     def _best_fit(self, size: int, small: bool) -> Block | None:
         pool = self._pools[small]
-        place = bisect_left(pool, size, key=lambda entry: entry[0])
+        place = bisect_left(pool, (size,))
         return pool.pop(place)[2] if place < len(pool) else None
 
     def _new_segment(self, size: int, small: bool) -> Block:
@@ -98,7 +100,7 @@ class CachingAllocator:
         for small, pool in self._pools.items():
             whole = [entry for entry in pool if entry[2].before is None and entry[2].after is None]
             self.reserved_bytes -= sum(entry[0] for entry in whole)
-            self._pools[small] = [entry for entry in pool if entry not in whole]
+            self._pools[small] = [entry for entry in pool if entry[2].before is not None or entry[2].after is not None]
 
     def _split(self, block: Block, size: int) -> None:
         rest = block.size - size
@@ -124,14 +126,12 @@ class CachingAllocator:
 
     def _put_in(self, block: Block) -> None:
         self._serial += 1
-        insort(self._pools[block.small], (block.size, self._serial, block), key=lambda entry: entry[:2])
+        block.age = self._serial
+        insort(self._pools[block.small], (block.size, block.age, block))
 
     def _take_out(self, block: Block) -> None:
         pool = self._pools[block.small]
-        place = bisect_left(pool, block.size, key=lambda entry: entry[0])
-        while pool[place][2] is not block:
-            place += 1
-        del pool[place]
+        del pool[bisect_left(pool, (block.size, block.age))]
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import random
 import re
 import statistics
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +17,8 @@ from torch import Tensor, nn
 from conviction.errors import ResourceError, UsageError
 from conviction.planning.devices import Device
 from conviction.planning.ghosts import check_sizes, meta_copy, number_type, refusal, trainable_parameters
-from conviction.planning.step_trace import LOW
+from conviction.planning.step_trace import LOW, heads_of
+from conviction.randomness import random_state_kept
 from conviction.text import printable
 
 # What kernels reach of the makers' peaks: at worst, as expected, at best. Set so that what NVIDIA publishes for
@@ -124,7 +122,7 @@ def calibrate(
     """
     check_sizes(image, batch_size)
     where = _checked(device, precision, seconds)
-    with _random_state_kept(where), torch.inference_mode(False), torch.enable_grad():
+    with random_state_kept(where), torch.inference_mode(False), torch.enable_grad():
         copy = _real_copy(net, where).train(not predict)
         if channels_last:
             copy = copy.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]  # torch has it
@@ -172,22 +170,15 @@ class _Stepping:
     def _step(self, images: Tensor, labels: Tensor) -> None:
         if self.optimizer is None:
             with torch.inference_mode(), self.casting:
-                self._forward(images)
+                heads_of(self.net(images))
             return
         self.optimizer.zero_grad(set_to_none=True)
         with self.casting:
-            outputs = self._forward(images)
-            loss = torch.stack([F.cross_entropy(head.float(), labels) for head in outputs]).sum()
+            heads = heads_of(self.net(images))
+            loss = torch.stack([F.cross_entropy(head.float(), labels) for head in heads]).sum()
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-
-    def _forward(self, images: Tensor) -> list[Tensor]:
-        outputs = self.net(images)
-        heads = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
-        if not heads or not all(isinstance(head, Tensor) and head.ndim == 2 for head in heads):
-            raise UsageError("the net makes no logits [N, classes] of its images", "", "give a net that classifies")
-        return heads
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -285,14 +276,3 @@ def _with_numbers(tensor: Tensor, device: torch.device) -> Tensor:
         if tensor.ndim > 1 and tensor.is_floating_point():
             numbers.normal_(0, tensor[0].numel() ** -0.5)
     return nn.Parameter(numbers, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else numbers
-
-
-@contextlib.contextmanager
-def _random_state_kept(device: torch.device) -> Generator[None]:
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from conviction.errors import UsageError
 from conviction.text import format_shape, printable
 
+# Of a batch: beyond, sizes in bytes leave the whole numbers of 64 bits.
+_MOST_IMAGES = 1_000_000
 _HOOKS = [name for name in vars(nn.Module()) if "_hooks" in name]
 
 
@@ -67,6 +69,8 @@ def check_sizes(image: tuple[int, int, int], batch_size: int) -> None:
         raise UsageError(f"image = {printable(repr(image))} is not a shape", "", "use (channels, height, width)")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise UsageError(f"batch_size = {printable(repr(batch_size))} is not a number of images", "", "use 1 or more")
+    if batch_size > _MOST_IMAGES:
+        raise UsageError(f"batch_size = {batch_size} is too many images", "", f"use at most {_MOST_IMAGES:,}")
 
 
 def refusal(error: Exception, layer: str, image: tuple[int, int, int]) -> UsageError:

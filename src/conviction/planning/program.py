@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -25,7 +26,8 @@ BLOCK_BYTES = 512
 class Program:
     """Events of `setup`, `first`, `steady` and `predict`; a death is the complement of the slot's number.
 
-    `images` in the methods are those that pass through the net at once: a micro-batch of a step with `parts` of them.
+    `images` in the methods are those that pass through the net at once: a micro-batch of a step with `parts` of them,
+    a batch that is predicted.
     `twins` pairs what the first step leaves for the next with what a steady step leaves, so that `steady` can be played
     any number of times. `work(images)` and `layers(images)` are those of one step.
     """
@@ -38,6 +40,11 @@ class Program:
     parts: int
     small: StepTrace
     large: StepTrace
+
+    @cached_property
+    def is_scratch(self) -> np.ndarray:
+        """Which slots are scratch memory of a convolution, bool [slots]."""
+        return np.array([slot.kind == "workspace" for slot in self.slots])
 
     def sizes(self, images: int) -> np.ndarray:
         """Return the bytes of every slot, int64 [slots]."""
@@ -54,11 +61,12 @@ class Program:
         """Return the cost of a steady step (all its parts) and of a prediction, by (phase, layer)."""
         return {key: self._work(key, images) for key in self.small.work}
 
-    def _work(self, key: tuple[str, str], images: int) -> Work:
+    def _work(self, key: tuple[str, str], images: float) -> Work:
         a, b = self.small.work[key], self.large.work.get(key, Work())
         # What runs once a step whatever its parts, and what each of the traced parts repeats.
         traced = _traced_parts(self.parts)
         times = 1 if key[0] in ("optimizer", "predict") else self.parts / traced
+        images = images / traced if key[0] == "predict" else images  # all of the traced batch was predicted at once
         macs, moved = (_extended(getattr(a, name), getattr(b, name), images) for name in ("macs", "moved_bytes"))
         return Work(round(macs * times), round(moved * times), round(a.operations * times))
 
@@ -77,12 +85,14 @@ def make_program(trace: Callable[[int, int], StepTrace], parts: int = 1) -> Prog
     two, three = (np.array([slot.bytes for slot in each.slots], dtype=np.int64) for each in (small, large))
     slope = three - two
     base = two - 2 * slope
-    whole = np.array([slot.kind == "inputs" for slot in small.slots])
-    if parts > traced:  # a step's images come at once, however many parts they are answered in
-        slope = np.where(whole, slope * parts // traced, slope)
-        base = np.where(whole, base * parts // traced, base)
     bounds = pairwise([0, *small.sections.values()])
     sections = {name: events[low:high] for name, (low, high) in zip(small.sections, bounds, strict=True)}
+    predicting = np.zeros(len(small.slots), dtype=bool)
+    predicting[[event for event in sections["predict"] if event >= 0]] = True
+    # A step's images come at once, however many parts they are answered in; what predicts knows of no parts.
+    whole = np.array([slot.kind == "inputs" for slot in small.slots]) & ~predicting
+    base = np.where(whole, base * parts // traced, base)
+    slope = np.where(whole, slope * parts // traced, np.where(predicting, slope // traced, slope))
     return Program(small.slots, base, slope, sections, _twins(sections), parts, small, large)
 
 
@@ -106,10 +116,9 @@ def played(
     What a step leaves keeps its size until the next step lets it go, though that may have another number of images.
     """
     carried: dict[int, int] = {}
-    is_scratch = np.array([slot.kind == "workspace" for slot in program.slots])
     for section, images in schedule:
         sizes = program.sizes(images)
-        sizes = np.where(is_scratch, (sizes * scratch).astype(np.int64), sizes)
+        sizes = np.where(program.is_scratch, (sizes * scratch).astype(np.int64), sizes)
         sizes = -(-sizes // BLOCK_BYTES) * BLOCK_BYTES
         for old, size in carried.items():
             sizes[old] = size
@@ -125,8 +134,8 @@ def _traced_parts(parts: int) -> int:
     return min(parts, 2)
 
 
-def _extended(two: int, three: int, images: int) -> int:
-    return two + (three - two) * (images - 2)
+def _extended(two: int, three: int, images: float) -> int:
+    return two + round((three - two) * (images - 2))
 
 
 def _sorted_events(trace: StepTrace) -> tuple[int, ...]:

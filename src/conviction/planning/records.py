@@ -62,12 +62,14 @@ class Verdict:
 class Time:
     """Seconds of a training step and of an epoch (training and one evaluation), None where nothing is known.
 
-    `how` is `calibrated` (measured here) or `extrapolated` (reckoned from datasheets, not measured).
+    `how` is `calibrated` (measured here) or `extrapolated` (reckoned from datasheets, not measured). `epoch_steps` is
+    how many training steps take as long as an epoch, its evaluation included; known wherever the data are.
     """
 
     step: tuple[float, float, float] | None = None
     epoch: tuple[float, float, float] | None = None
     how: str = ""
+    epoch_steps: float | None = None
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ class StepTrace:
     sections: dict[str, int]
     work: dict[tuple[str, str], Work]
     layers: tuple[Layer, ...]
+    num_classes: int = 0
 
 
 def trace_step(
@@ -92,7 +93,8 @@ def trace_step(
             raise
         except Exception as error:  # whatever a user's own forward raises
             raise refusal(error, seen.innermost, image) from error
-    return StepTrace(batch_size, tuple(seen.slots), tuple(seen.events), run.sections, run.work, run.layers)
+    return StepTrace(batch_size, tuple(seen.slots), tuple(seen.events), run.sections, run.work, run.layers,
+                     run.num_classes)  # fmt: skip
 
 
 class _Run:
@@ -109,6 +111,7 @@ class _Run:
         self.sections = {"setup": len(seen.events)}
         self.work: dict[tuple[str, str], Work] = {}
         self.layers: tuple[Layer, ...] = ()
+        self.num_classes = 0
         self.batch: tuple[Tensor, Tensor] | None = None
 
     def _second_net(self) -> list[Tensor]:
@@ -143,18 +146,11 @@ class _Run:
             outputs = self.net(images)
             if not self.layers:
                 self.layers = table_of(self.seen, len(images))
-            logits = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-            self._check(logits)
+            logits = heads_of(outputs)
+            self.num_classes = logits[0].shape[1]
             loss = torch.stack([F.cross_entropy(head.float(), targets) for head in logits]).sum()
         self.seen.phase = "backward"
         loss.backward()
-
-    def _check(self, logits: list[Any]) -> None:
-        for head in logits:
-            if not (isinstance(head, Tensor) and head.ndim == 2 and head.is_floating_point()):
-                shape = list(head.shape) if isinstance(head, Tensor) else type(head).__name__
-                raise UsageError(f"the net makes {shape} of its images, not logits [N, classes]", "",
-                                 "give a net that classifies")  # fmt: skip
 
     def predict(self) -> None:
         """Answer one batch, as an evaluation does, with nothing left of training but what stays for the next step."""
@@ -175,6 +171,20 @@ class _Run:
         layout = torch.channels_last if self.setting.channels_last else torch.contiguous_format
         shape = (self.batch_size, *self.image)
         return torch.empty(shape, dtype=number_type(self.net), memory_format=layout)
+
+
+def heads_of(outputs: Any) -> list[Tensor]:
+    """Return the logits [N, classes] of a net in training: its own, then those of auxiliary heads.
+
+    Raises `UsageError` for anything else.
+    """
+    heads = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
+    for head in heads or [outputs]:
+        if not (isinstance(head, Tensor) and head.ndim == 2 and head.is_floating_point()):
+            shape = list(head.shape) if isinstance(head, Tensor) else type(head).__name__
+            raise UsageError(f"the net makes {shape} of its images, not logits [N, classes]", "",
+                             "give a net that classifies")  # fmt: skip
+    return heads
 
 
 @contextlib.contextmanager

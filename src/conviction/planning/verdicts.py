@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple
 
 from conviction.planning.allocator import NoRoomError, Replay, largest_batch, prediction, replay, training
@@ -61,6 +63,37 @@ def judge(program: Program, images: int, setting: Setting, device: Device, evalu
         largest_batch=largest,
         safe_batch=safe,
     )
+
+
+def split_until_it_fits(
+    program_for: Callable[[Setting], Program], batch_size: int, setting: Setting, device: Device, evaluated: int = 0
+) -> Setting:
+    """Return `setting` with the fewest micro-batches in which `batch_size` images fit `device`.
+
+    As it is where it fits or likely does; else the fewest that surely fit, else the fewest that likely do, else as many
+    as there are images. Never fewer than `setting` has.
+    """
+
+    def fits(parts: int) -> str:
+        split = replace(setting, parts=parts)
+        unseen, schedule = unseen_memory(device, split), training(-(-batch_size // parts), evaluated)
+        program = program_for(split)
+        runs = [
+            replay(program, schedule, scratch=scratch, fixed_bytes=unseen.fixed_bytes) for scratch in unseen.scratch
+        ]
+        return _verdict(program, schedule, unseen, device, runs)
+
+    if fits(setting.parts) != "no":
+        return setting
+    # The fewest parts for each size that the largest of them can have, below that of now.
+    sizes = {-(-batch_size // parts): parts for parts in range(batch_size, setting.parts, -1)}
+    counts = sorted(parts for size, parts in sizes.items() if size < -(-batch_size // setting.parts))
+    told = cache(fits)
+    for enough in (("yes",), ("yes", "likely")):
+        place = bisect_left(counts, True, key=lambda parts, enough=enough: told(parts) in enough)  # more need less
+        if place < len(counts):
+            return replace(setting, parts=counts[place])
+    return replace(setting, parts=max(batch_size, setting.parts))
 
 
 def _range(figures: Iterable[int]) -> Range:

@@ -14,6 +14,7 @@ from torch import Tensor, UntypedStorage, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from conviction.planning.accumulation import sole_holders, summed_in_place
 from conviction.planning.operations import macs_of, moved_bytes_of, scratch_of, tensors_in
 
 
@@ -79,11 +80,14 @@ class Watcher(TorchDispatchMode):
         self._saved: set[int] = set()
         self._failed: Running | None = None
         self._layer_of_node: dict[int, str] = {}
+        self._sole = sole_holders()
         for tensor in held:
             self.born(tensor, "weights")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
+        output = None if self.running else summed_in_place(func, args, self._sole)
+        if output is None:
+            output = func(*args, **(kwargs or {}))
         layer = self._layer()
         for tensor in tensors_in(output):
             self.born(tensor, "temporary", layer)

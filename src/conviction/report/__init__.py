@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 
 from conviction.data.records import Split
 from conviction.evaluation import Mistake
 from conviction.figures import Markup, chart_style, element
 from conviction.metrics import Evaluation
 from conviction.report.answers import calibration_section, classes_section, confusion_section, mistakes_section
+from conviction.report.costs import cost_section
 from conviction.report.pieces import clipped, name, plural, soft
 from conviction.report.training import (
     curves_section,
@@ -25,20 +28,33 @@ from conviction.text import format_count, format_percent, format_seconds, format
 
 __all__ = ["format_report", "write_report"]
 
+NO_PICTURES: Mapping[str, Markup] = MappingProxyType({})
 # No script, no frame, no network; pictures and styles are inside the page.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def write_report(run: Run, evaluation: Evaluation, mistakes: tuple[Mistake, ...], split: Split) -> Path:
+def write_report(
+    run: Run,
+    evaluation: Evaluation,
+    mistakes: tuple[Mistake, ...],
+    split: Split,
+    plan_pictures: Mapping[str, Markup] = NO_PICTURES,
+) -> Path:
     """Write `report.html` into the run's folder and return its path.
 
-    `evaluation` is of `split`, from whose source the pictures of `mistakes` are fetched.
+    `evaluation` is of `split`, from whose source the pictures of `mistakes` are fetched; `plan_pictures` are SVG.
     Raises `ResourceError` where the folder cannot be written.
     """
-    return write_text(run.folder / "report.html", format_report(run, evaluation, mistakes, split))
+    return write_text(run.folder / "report.html", format_report(run, evaluation, mistakes, split, plan_pictures))
 
 
-def format_report(run: Run, evaluation: Evaluation, mistakes: tuple[Mistake, ...], split: Split) -> str:
+def format_report(
+    run: Run,
+    evaluation: Evaluation,
+    mistakes: tuple[Mistake, ...],
+    split: Split,
+    plan_pictures: Mapping[str, Markup] = NO_PICTURES,
+) -> str:
     """Return the report as HTML. A picture that can no longer be read is named and left out."""
     net, data = run.result.get("net") or run.sources.net or "net", run.result.get("data") or run.sources.data or "data"
     main = element(
@@ -52,6 +68,7 @@ def format_report(run: Run, evaluation: Evaluation, mistakes: tuple[Mistake, ...
         mistakes_section(mistakes, evaluation, split),
         classes_section(evaluation),
         calibration_section(evaluation),
+        cost_section(run, plan_pictures),
         recipe_section(run),
         environment_section(run),
         next_section(run),

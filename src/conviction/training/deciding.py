@@ -30,15 +30,17 @@ class Circumstances:
 def decide(
     recipe: Recipe, net: nn.Module, around: Circumstances, name: str | None = None
 ) -> tuple[Recipe, tuple[str, ...]]:
-    """Fill every open knob, for a net that `build` knows by `name` from its recipe; returns the decisions in words."""
+    """Fill every open knob, for a net that `build` knows by `name` from its recipe; returns the decisions in words.
+
+    But for `micro_batch`, which is left open where batches stay whole: written down, it would split the larger batches
+    of whoever takes the recipe up again. Where they do not fit, the plan of a fit settles it.
+    """
     row = find_recipe(net, name)
     batch_size = around.batch_size or recipe.batch_size or min(128, max(2, around.train_images // 4))
     device = find_device(recipe.device)
     decided = {
         "epochs": _epochs(around.train_images),
         "batch_size": batch_size,
-        # The batches of a loader may differ in size: they stay whole however large they are.
-        "micro_batch": batch_size if around.batch_size is None else None,
         "optimizer": "adamw",
         "lr": _rate(recipe.optimizer or "adamw", row, min(batch_size, max(1, around.train_images))),
         "weight_decay": 0.05 if (recipe.optimizer or "adamw") == "adamw" else 5e-4,

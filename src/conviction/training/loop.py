@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conviction.errors import DataError, UsageError
+from conviction.heap import keep_freed_memory
 from conviction.recipe import Recipe
 from conviction.training.averaging import AveragedNet
 from conviction.training.microbatches import run_in_parts, split_batch
@@ -61,6 +62,8 @@ class Training:
         self.net, self.recipe, self.steps_per_epoch = net, recipe, steps_per_epoch
         self.steps = recipe.epochs * steps_per_epoch
         self.device = torch.device(recipe.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.optimizer = make_optimizer(net, recipe)
         self.average = AveragedNet(net, recipe.ema) if recipe.ema else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")

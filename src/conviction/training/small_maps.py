@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Generator
 from types import MethodType
 from typing import Any
@@ -72,9 +73,9 @@ def _pays(shape: torch.Size, kernel: tuple[int, int], stride: tuple[int, int], p
     if not height or not width:
         return False  # the convolution's own words are clearer
     if kernel == (1, 1):
-        return stride == (1, 1) and padding == (0, 0) and size.numel() <= _MOST_POINTS
+        return stride == (1, 1) and padding == (0, 0) and math.prod(size) <= _MOST_POINTS
     needed = sum(to - start for start, to, _, _ in height) * sum(to - start for start, to, _, _ in width)
-    blocks = size.numel() * len(height) * len(width)
+    blocks = math.prod(size) * len(height) * len(width)
     return blocks <= _MOST_WASTE * needed and shape[0] >= _IMAGES_PER_BLOCK * blocks
 
 

@@ -74,14 +74,21 @@ def refresh(training: Training, batches: Batches, epoch: int) -> Lag | None:
 
     All where there are fewer. Returns how far they lagged, None for a net that has none.
     """
-    net, recipe, steps = training.evaluated, training.recipe, training.steps_per_epoch
-    if not any(keeps_statistics(module) for module in net.modules()):
+    net, recipe = training.evaluated, training.recipe
+    count = count_refreshed(net, recipe.batch_size or 1, training.steps_per_epoch)
+    if not count:
         return None
-    count = min(steps, math.ceil(_IMAGES / (recipe.batch_size or 1)))
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     some = itertools.islice(batches(epoch), count)
     with autocasting(training.device, recipe.precision):
         return recompute(net, ((images.contiguous(memory_format=layout), None) for images, _ in some))
+
+
+def count_refreshed(net: nn.Module, batch_size: int, steps_per_epoch: int) -> int:
+    """Return how many training batches `refresh` looks at in an epoch: none for a net without statistics."""
+    if not any(keeps_statistics(module) for module in net.modules()):
+        return 0
+    return min(steps_per_epoch, math.ceil(_IMAGES / batch_size))
 
 
 def recompute(net: nn.Module, batches: Iterable[tuple[Tensor, Any]]) -> Lag | None:
