@@ -76,7 +76,10 @@ def test_a_decided_recipe_is_final() -> None:
 def test_decisions_follow_the_circumstances() -> None:
     assert decide(Recipe(), PLAIN, AROUND)[0].flip is True
     assert decide(Recipe(), PLAIN, dataclasses.replace(AROUND, mirrors=False))[0].flip is False
-    assert decide(Recipe(), PLAIN, AROUND)[0].crop == "shift"
+    assert decide(Recipe(epochs=12), PLAIN, AROUND)[0].crop == "shift"
+    assert decide(Recipe(epochs=11), PLAIN, AROUND)[0].crop == "none", "too short to learn images by heart"
+    assert decide(Recipe(), PLAIN, dataclasses.replace(AROUND, train_images=9_000))[0].crop == "shift"
+    assert decide(Recipe(), PLAIN, dataclasses.replace(AROUND, train_images=54_000))[0].crop == "none"
     assert decide(Recipe(), PLAIN, dataclasses.replace(AROUND, mirrors=False))[0].crop == "none"
     assert decide(Recipe(), PLAIN, dataclasses.replace(AROUND, cropped=True))[0].crop == "resized"
     assert decide(Recipe(), PLAIN, AROUND)[0].image_size == 28
