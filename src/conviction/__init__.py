@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from conviction.data.named import read_named as dataset
     from conviction.data.records import Data
     from conviction.data.wrapped import from_loaders
+    from conviction.diagnosing import Watch
+    from conviction.diagnosis.records import Diagnosis
+    from conviction.diagnosis_page import write_page as save_diagnosis
     from conviction.errors import ConvictionError
     from conviction.evaluation import evaluate
     from conviction.lr_finding import LRSweep
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
 _PAGE = {
     "ConvictionError": "errors:ConvictionError",
     "Data": "data.records:Data",
+    "Diagnosis": "diagnosis.records:Diagnosis",
     "Evaluation": "metrics:Evaluation",
     "LRSweep": "lr_finding:LRSweep",
     "NETS": "nets:NETS",
@@ -61,10 +66,11 @@ _PAGE = {
     "load": "runs:read_run",
     "names": "nets:names",
     "save_plan": "plan_album:save_plan",
+    "save_diagnosis": "diagnosis_page:write_page",
     "sketch": "nets:sketch",
 }
 
-__all__ = ["__version__", "audit", "evaluate_run", "find_lr", "fit", "plan", "predict", *_PAGE]
+__all__ = ["__version__", "audit", "diagnose", "evaluate_run", "find_lr", "fit", "plan", "predict", "watch", *_PAGE]
 
 
 def __getattr__(name: str) -> Any:
@@ -184,3 +190,40 @@ def audit(data: Data | str | os.PathLike[str], *, data_root: str | None = None) 
     from conviction.data import audit_any
 
     return audit_any(data, data_root=data_root)
+
+
+def diagnose(
+    what: str | os.PathLike[str] | Run | nn.Module,
+    data: Data | str | os.PathLike[str] | None = None,
+    recipe: Recipe | None = None,
+    *,
+    arguments: Sequence[str] = (),
+    steps: int | None = None,
+    seconds: float = 60.0,
+    fix: bool = False,
+    data_root: str | None = None,
+) -> Diagnosis:
+    """Say why something does not learn: its findings, most likely first; none where it is healthy.
+
+    `what` is a script (`train.py`) or a notebook, run as it is with its `arguments` in a process of its own for
+    `seconds` at most (or `steps` optimizer steps); a run or its folder; or a net with its `data`. What a script prints
+    goes to stderr. With `fix` a script gets a mended copy, `train.fixed.py`, beside it; nothing else is written.
+    """
+    from conviction.diagnosing import diagnose
+    from conviction.progress import choose_display, tell_download
+
+    prints = getattr(sys.stderr, "buffer", None)
+    told = tell_download(choose_display()) if data is not None else None
+    return diagnose(what, data, recipe, arguments=arguments, steps=steps, seconds=seconds, fix=fix,
+                    data_root=data_root, prints=prints, progress=told)  # fmt: skip
+
+
+def watch(net: nn.Module | None = None, optimizer: object = None, *, seconds: float = 15.0) -> Watch:
+    """Observe one's own training loop, unchanged: `with conviction.watch(net, optimizer) as seen: ...`.
+
+    Afterwards `seen.findings` tells what is wrong; when it is first asked for, experiments on copies of the net take
+    up to `seconds` (0: none). The numbers of the loop are what they were without it.
+    """
+    from conviction.diagnosing import Watch
+
+    return Watch(net, optimizer, seconds, sys._getframe(1).f_code.co_filename)

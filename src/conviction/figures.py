@@ -114,8 +114,9 @@ def line_chart(
     percent: bool = False,
     from_zero: bool = False,
     may_be_logarithmic: bool = False,
+    unit: str = "epoch",
 ) -> Markup:
-    """Draw up to two curves over the epochs as SVG; the epoch `best` is marked by an upright line.
+    """Draw up to two curves over the epochs (or another `unit`) as SVG; the one `best` is marked by an upright line.
 
     Values that are not finite leave a gap and a cross at the top. With `may_be_logarithmic` a curve that spans more
     than two powers of ten gets a logarithmic scale.
@@ -125,15 +126,15 @@ def line_chart(
     series = [Series(curve.name, [curve.values[index] for index in kept]) for curve in series]
     across = Axis(min(epochs, default=1), max(epochs, default=1), _LEFT + 8, WIDTH - _RIGHT - 8)
     up = _vertical_axis(series, from_zero, may_be_logarithmic)
-    parts = [_title(title, series), *_horizontal_grid(up, percent), *_epoch_ticks(across)]
+    parts = [_title(title, series), *_horizontal_grid(up, percent), *_epoch_ticks(across, unit)]
     if best is not None and best in epochs:
         parts.append(_upright(across.place(best)))
     for number, curve in enumerate(series, 1):
-        parts += _curve(number, curve, epochs, across, up, percent)
+        parts += _curve(number, curve, epochs, (across, up), percent, unit)
     if not any(_drawable(value) for curve in series for value in curve.values):
         parts.append(draw_text((_LEFT + WIDTH) / 2, HEIGHT / 2, "no finite numbers", "middle"))
     scale = ", logarithmic scale" if up.logarithmic else ""
-    return draw_svg(f"{title} by epoch{scale}: {'; '.join(_in_words(curve, percent) for curve in series)}", parts)
+    return draw_svg(f"{title} by {unit}{scale}: {'; '.join(_in_words(curve, percent) for curve in series)}", parts)
 
 
 def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> Markup:
@@ -189,20 +190,20 @@ def _horizontal_grid(up: Axis, percent: bool) -> list[Markup]:
     return parts
 
 
-def _epoch_ticks(across: Axis) -> list[Markup]:
+def _epoch_ticks(across: Axis, unit: str) -> list[Markup]:
     whole = [tick for tick in round_ticks(across.low, across.high, 8) if tick == int(tick)]
     ticks = [draw_text(across.place(tick), HEIGHT - _BOTTOM + 15, f"{tick:.0f}", "middle") for tick in whole]
-    return [*ticks, draw_text((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 6, "epoch", "middle")]
+    return [*ticks, draw_text((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 6, unit, "middle")]
 
 
 def _curve(
-    number: int, curve: Series, epochs: Sequence[int], across: Axis, up: Axis, percent: bool
+    number: int, curve: Series, epochs: Sequence[int], axes: tuple[Axis, Axis], percent: bool, unit: str
 ) -> Iterable[Markup]:
     """Yield one curve: its line with gaps, its dots where they are few, a cross for each number that is not finite."""
-    line, dots, drawing = "", [], False
+    (across, up), line, dots, drawing = axes, "", [], False
     for epoch, value in zip(epochs, curve.values, strict=True):
         x = across.place(epoch)
-        told = element("title", f"{curve.name}, epoch {epoch}: {_number(value, percent, digits=4)}")
+        told = element("title", f"{curve.name}, {unit} {epoch}: {_number(value, percent, digits=4)}")
         if not _drawable(value):
             drawing = False
             cross = f"M{x - 3:.1f} {_TOP - 1}l6 6m0 -6l-6 6"

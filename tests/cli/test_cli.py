@@ -14,7 +14,7 @@ from conviction.cli.app import app, parse_image
 from conviction.errors import UsageError
 from conviction.nets import NETS
 
-VERBS = ("nets", "show", "data", "plan", "lr", "fit", "evaluate", "predict", "explain-oom")
+VERBS = ("nets", "show", "data", "plan", "lr", "fit", "evaluate", "predict", "explain-oom", "diagnose")
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from conviction.cli import output
+from conviction.cli.doctor import diagnose
 from conviction.cli.words import (
     CARD,
     DataRoot,
@@ -277,4 +278,6 @@ def predict(
     output.show_predictions(conviction.predict(run, images, top=top, device=device), json)
 
 
-VERBS = ("nets", "show", "data", "plan", "lr", "fit", "evaluate", "predict", "explain-oom")
+app.command(diagnose, sort_key=9)
+
+VERBS = ("nets", "show", "data", "plan", "lr", "fit", "evaluate", "predict", "explain-oom", "diagnose")

@@ -192,13 +192,21 @@ class ModeGap:
 
 @dataclass(frozen=True)
 class Trial:
-    """An experiment on a clone: what was changed (`as it is` for the control), and the losses of its steps."""
+    """An experiment on a clone: what was changed (`as it is` for the control), and the losses of its steps.
+
+    `change` is one of `findings/trials`. `blind_loss` is what a net reaches that never looks at its inputs. `accuracy`
+    is that at the end on `judged` images, of whose labels the commonest has the share `chance`;
+    `held_loss` is their mean loss.
+    """
 
     change: str
     losses: tuple[float, ...]
     blind_loss: float
     accuracy: float | None = None
     line: str = ""  # in a few words for the report
+    judged: int = 0
+    chance: float | None = None
+    held_loss: float | None = None
 
 
 @dataclass(frozen=True)

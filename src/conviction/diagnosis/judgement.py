@@ -1,0 +1,91 @@
+"""From what was observed to a diagnosis: notes on the program's text, experiments, questions, names of files."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from dataclasses import dataclass
+
+from conviction.diagnosis.experiments import try_out
+from conviction.diagnosis.observer import Observer
+from conviction.diagnosis.records import Diagnosis, curves_of
+from conviction.diagnosis.source import read_source
+from conviction.findings.doctoring import ask
+from conviction.findings.observation import Ending, Observation, Place, SourceNote
+from conviction.findings.records import Finding
+
+# Largest file of a program's own that is read beside it, and how many of them.
+_MOST_CHARACTERS, _MOST_FILES = 1_000_000, 30
+
+
+@dataclass(frozen=True)
+class Named:
+    """How a user names files: `file`, the program's own (absolute), is `name`; others go by their way from `folder`."""
+
+    file: str
+    name: str
+    folder: str
+
+    def file_of(self, file: str) -> str:
+        """Return a file's name for the user."""
+        if file == self.file:
+            return self.name
+        return file[len(self.folder) + 1 :] if file.startswith(self.folder + os.sep) else file
+
+    def place(self, place: Place | None) -> Place | None:
+        """Return a place under its file's name."""
+        return None if place is None else dataclasses.replace(place, file=self.file_of(place.file))
+
+    def finding(self, finding: Finding) -> Finding:
+        """Return a finding under its file's name."""
+        return finding if finding.file is None else dataclasses.replace(finding, file=self.file_of(finding.file))
+
+
+def conclude(observation: Observation, named: Named) -> Diagnosis:
+    """Ask the questions; returns what was found, with the files as the user names them."""
+    findings = tuple(named.finding(finding) for finding in ask(observation))
+    ending = dataclasses.replace(observation.ending, at=named.place(observation.ending.at))
+    return Diagnosis(named.name, findings, observation.steps, observation.seconds, ending, curves_of(observation))
+
+
+def judge(
+    observer: Observer, named: Named, ending: Ending, experiment_seconds: float, notes: tuple[SourceNote, ...] = ()
+) -> Diagnosis:
+    """Look at what an observer saw, try out what is suspected for some seconds at most, and conclude."""
+    observation = dataclasses.replace(observer.observation(), ending=ending, notes=notes)
+    if experiment_seconds > 0 and observation.backwards:
+        observation = try_out(observation, observer.captured, experiment_seconds)
+    return conclude(observation, named)
+
+
+def read_notes(text: str, file: str) -> tuple[SourceNote, ...]:
+    """Return the notes on a program's text; none where it cannot be read, as it only helps to find the lines."""
+    try:
+        return read_source(text, file)
+    except Exception:  # whatever a text makes of the reader
+        return ()
+
+
+def read_other_notes(folder: str, file: str) -> tuple[SourceNote, ...]:
+    """Return the notes on a program's other files: what this process imported from the program's folder."""
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    own = sorted({name for name in files if isinstance(name, str) and name != file and is_own(name, folder)})
+    return tuple(note for name in own[:_MOST_FILES] for note in read_file_notes(name))
+
+
+def read_file_notes(file: str) -> tuple[SourceNote, ...]:
+    """Return the notes on a file; none where there is no such file."""
+    try:
+        with open(file, encoding="utf-8") as opened:  # noqa: PTH123  (a program may have replaced parts of pathlib)
+            return read_notes(opened.read(_MOST_CHARACTERS), file)
+    except (OSError, ValueError):
+        return ()
+
+
+def is_own(file: str, folder: str) -> bool:
+    """Whether a Python file lies in a program's folder as its own, not in an environment inside it."""
+    if not (file.startswith(folder + os.sep) and file.endswith(".py")):
+        return False
+    inside = file[len(folder) :]
+    return "site-packages" not in inside and os.sep + "." not in inside

@@ -1,0 +1,44 @@
+"""Checks of how long a program trains, and of what it keeps while it does."""
+
+from __future__ import annotations
+
+from conviction.findings.learning import read_learning
+from conviction.findings.observation import Observation
+from conviction.findings.readings import blame, line_of, main_loss, notes_of, training_loader
+from conviction.findings.records import Finding
+
+_FEW_STEPS = 500  # a program that takes more and still falls is slow for another reason
+_KEPT = 5  # graphs that outlive their steps; a loss that is still in a variable is one
+
+
+def too_few_steps(observation: Observation) -> Finding | None:
+    """The program ended by itself while its loss was still falling, far from learned."""
+    learning = read_learning(observation)
+    if observation.ending.how not in {"finished", "exit"} or not learning.still_falling:
+        return None
+    if learning.state not in {"slow", "partly"} or learning.blind is None or observation.steps > _FEW_STEPS:
+        return None
+    loader = training_loader(observation)
+    return blame(
+        "too-few-steps", f"the program ended while the loss was still falling: {learning}",
+        "training until the loss hardly falls any more", "train for more epochs, or on more of the images",
+        line_of(observation, "epochs", otherwise=loader.made_at if loader is not None else None), confidence=0.65,
+    )  # fmt: skip
+
+
+def loss_graph_kept(observation: Observation) -> Finding | None:
+    """Losses that are kept keep all that they were computed from."""
+    told = notes_of(observation, "loss-kept")
+    least = 2 if told else _KEPT
+    if observation.graphs_kept < least or observation.graphs_kept < 0.05 * observation.steps:
+        return None
+    growth = observation.memory_growth_bytes
+    memory = "" if growth is None or growth < 1024 else f", and memory grows by {growth / 1024:.0f} KiB a step"
+    loss = main_loss(observation)
+    return blame(
+        "loss-graph-kept",
+        f"the graphs of {observation.graphs_kept:,} of {observation.steps:,} steps are still there{memory}",
+        "a graph that is gone after its step", "add up loss.item() instead of loss",
+        line_of(observation, "loss-kept", otherwise=loss.at if loss is not None else None),
+        confidence=0.95 if told else 0.85,
+    )  # fmt: skip
