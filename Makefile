@@ -16,7 +16,7 @@ demo: setup
 	$(BIN)/python -m conviction fit vgg7-bn/2 fashion-mini
 
 test: setup lint
-	$(BIN)/python -m pytest -m 'not slow and not data and not gpu'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m 'not slow and not data and not gpu'
 
 test-slow: setup
 	$(BIN)/python -m pytest -m '(slow or data) and not gpu'

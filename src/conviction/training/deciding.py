@@ -12,7 +12,7 @@ from conviction.recipe import Recipe
 from conviction.text import printable
 from conviction.training.recipes import NetRecipe, find_recipe
 
-# In fewer epochs a net sees each image too seldom to learn it by heart, and shifted images only take it longer to learn:
+# In fewer epochs a net sees each image too seldom to learn it by heart, and shifted images only take longer to learn:
 # ten epochs of Fashion-MNIST gain up to a point of validation accuracy without (benchmarks/recipe_grid.py).
 _SHIFTING_EPOCHS = 12
 
