@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 
 from conviction.diagnosis.experiments import try_out
+from conviction.diagnosis.landmarks import find_places
 from conviction.diagnosis.observer import Observer
 from conviction.diagnosis.records import Diagnosis, curves_of
 from conviction.diagnosis.source import read_source
@@ -17,6 +18,15 @@ from conviction.findings.records import Finding
 
 # Largest file of a program's own that is read beside it, and how many of them.
 _MOST_CHARACTERS, _MOST_FILES = 1_000_000, 30
+# Where a fault is mended that was measured elsewhere, at the call that showed it: a landmark of the program's text.
+_MENDED_AT = {
+    "labels-shuffled": "labels", "labels-malformed": "labels", "class-imbalance": "labels",
+    "input-unscaled": "inputs", "channel-order": "inputs", "classes-mismatch": "head", "not-shuffled": "loader",
+    "lr-absurd": "rate", "lr-too-high": "rate", "lr-too-low": "rate",
+    "optimizer-settings": "optimizer", "weight-decay-dominates": "optimizer",
+    "init-collapse": "net", "init-tiny": "net", "init-huge": "net", "init-symmetric": "net",
+}  # fmt: skip
+_LANDMARK = "landmark-"
 
 
 @dataclass(frozen=True)
@@ -44,9 +54,18 @@ class Named:
 
 def conclude(observation: Observation, named: Named) -> Diagnosis:
     """Ask the questions; returns what was found, with the files as the user names them."""
-    findings = tuple(named.finding(finding) for finding in ask(observation))
+    findings = tuple(named.finding(_located(finding, observation.notes)) for finding in ask(observation))
     ending = dataclasses.replace(observation.ending, at=named.place(observation.ending.at))
     return Diagnosis(named.name, findings, observation.steps, observation.seconds, ending, curves_of(observation))
+
+
+def _located(finding: Finding, notes: tuple[SourceNote, ...]) -> Finding:
+    """Return a finding at the line where it is mended, unless the reader of the text has pointed at its line."""
+    if any(note.at.line == finding.line and not note.kind.startswith(_LANDMARK) for note in notes):
+        return finding
+    kind = _LANDMARK + _MENDED_AT.get(finding.cause, "")
+    at = next((note.at for note in notes if note.kind == kind), None)
+    return finding if at is None else dataclasses.replace(finding, file=at.file, line=at.line)
 
 
 def judge(
@@ -60,9 +79,13 @@ def judge(
 
 
 def read_notes(text: str, file: str) -> tuple[SourceNote, ...]:
-    """Return the notes on a program's text; none where it cannot be read, as it only helps to find the lines."""
+    """Return the notes on a program's text and its landmarks (of kind `landmark-head` and so on).
+
+    None where it cannot be read, as it only helps to find the lines.
+    """
     try:
-        return read_source(text, file)
+        landmarks = find_places(text, file).items()
+        return (*read_source(text, file), *(SourceNote(_LANDMARK + name, at) for name, at in landmarks))
     except Exception:  # whatever a text makes of the reader
         return ()
 
