@@ -109,6 +109,7 @@ def test_rates_follow_the_net_and_the_batch() -> None:
         return lr
 
     assert rate(SQUASHING_NORMED) > rate(SQUASHING) > rate(NORMED) > rate(PLAIN) > rate(DEEP)
+    assert rate(nn.Sequential(*NORMED, nn.SiLU(), nn.Sigmoid())) == rate(NORMED), "beside rectifiers it is a gate"
     assert rate(PLAIN, batch_size=32) == pytest.approx(rate(PLAIN) / 2, rel=1e-2)
     assert rate(PLAIN, batch_size=32, optimizer="sgd") == pytest.approx(rate(PLAIN, optimizer="sgd") / 4, rel=1e-2)
     # A batch cannot be larger than the split, and the rate is that of the batch which is really made.

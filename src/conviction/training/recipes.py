@@ -55,6 +55,7 @@ _OWN = {
     "deep": NetRecipe("", 0.0005, 0.01, 1.0, 0.0, "many layers without a norm"),
 }
 _SHALLOW = 10  # layers with weights
+_RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Mish)
 
 
 def find_recipe(net: nn.Module, name: str | None = None) -> NetRecipe:
@@ -72,7 +73,9 @@ def kind_of(net: nn.Module) -> str:
     normed = any(
         isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)) for module in modules
     )
-    if any(isinstance(module, (nn.Sigmoid, nn.Tanh)) for module in modules):
+    squashing = any(isinstance(module, (nn.Sigmoid, nn.Tanh)) for module in modules)
+    # Beside rectifiers a sigmoid is a gate, as in squeeze-and-excitation.
+    if squashing and not any(isinstance(module, _RECTIFIERS) for module in modules):
         return "squashing, normed" if normed else "squashing"
     layers = sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in modules)
     return "normed" if normed else "shallow" if layers <= _SHALLOW else "deep"
