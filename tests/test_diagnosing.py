@@ -130,7 +130,7 @@ def test_watching_ones_own_loop() -> None:
     with conviction.watch(net, optimizer, seconds=5) as seen:
         losses = train(net, optimizer)
     assert not seen.findings, str(seen)
-    assert seen.diagnosis.steps == 40
+    assert seen.diagnosis.steps == seen.observation.steps == 40
     plain = make_net()
     assert losses == train(plain, torch.optim.Adam(plain.parameters(), lr=1e-3)), "the numbers are what they were"
 

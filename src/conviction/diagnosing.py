@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from conviction.data.downloading import Progress
     from conviction.data.records import Data
+    from conviction.findings.observation import Observation
     from conviction.runs import Run
 
 # Seconds that a diagnosis takes at most unless told otherwise, and bounds on what may be told.
@@ -144,6 +145,11 @@ class Watch:
         self._took = time.monotonic() - self._begun
         self._error = error
         self._observer.__exit__(kind, error, trace)
+
+    @property
+    def observation(self) -> Observation:
+        """Everything that was seen, as plain values, before any experiment."""
+        return self._observer.observation()
 
     @property
     def findings(self) -> tuple[Finding, ...]:
