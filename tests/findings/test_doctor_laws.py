@@ -410,6 +410,13 @@ def test_a_program_of_a_few_steps_that_ends_while_it_learns_is_too_short() -> No
     assert ask(patient(measured=steps, steps=8, ending=BUDGET)) == ()
 
 
+def test_a_program_of_three_steps_has_hardly_begun() -> None:
+    steps = tuple(replace(step, told=2.3, loss=2.3, index=index) for index, step in enumerate(patient().measured[:3]))
+    (finding,) = ask(patient(measured=steps, steps=3, backwards=3))
+    assert finding.cause == "too-few-steps" and "3 steps" in finding.seen
+    assert ask(patient(measured=steps, steps=3, backwards=3, ending=BUDGET)) == ()
+
+
 def test_learning_needs_answers_or_losses_of_many_images() -> None:
     stuck = patient("stuck", step={"accuracy": 0.5})
     assert read_learning(stuck).state == "partly" and read_learning(stuck).accuracy == pytest.approx(0.5)

@@ -8,19 +8,23 @@ from conviction.findings.readings import blame, line_of, main_loss, notes_of, tr
 from conviction.findings.records import Finding
 
 _FEW_STEPS = 500  # a program that takes more and still falls is slow for another reason
+_HARDLY_ANY = 10  # steps in which nothing can be learned, whatever the losses say
 _KEPT = 5  # graphs that outlive their steps; a loss that is still in a variable is one
 
 
 def too_few_steps(observation: Observation) -> Finding | None:
-    """The program ended by itself while its loss was still falling, far from learned."""
+    """The program ended by itself while its loss was still falling, far from learned, or before it could fall."""
     learning = read_learning(observation)
-    if observation.ending.how not in {"finished", "exit"} or not learning.still_falling:
+    if observation.ending.how not in {"finished", "exit"} or learning.blind is None:
         return None
-    if learning.state not in {"slow", "partly"} or learning.blind is None or observation.steps > _FEW_STEPS:
+    falls = learning.still_falling and learning.state in {"slow", "partly"} and observation.steps <= _FEW_STEPS
+    hardly_began = 0 < observation.steps <= _HARDLY_ANY and learning.state in {"unknown", "slow", "partly"}
+    if not (falls or hardly_began):
         return None
     loader = training_loader(observation)
+    how = "while the loss was still falling" if falls else "when it had hardly begun"
     return blame(
-        "too-few-steps", f"the program ended while the loss was still falling: {learning}",
+        "too-few-steps", f"the program ended {how}: {learning}",
         "training until the loss hardly falls any more", "train for more epochs, or on more of the images",
         line_of(observation, "epochs", otherwise=loader.made_at if loader is not None else None), confidence=0.65,
     )  # fmt: skip
