@@ -26,7 +26,7 @@ from conviction.figures import Markup
 from conviction.lr_range import Budget, Found, Point, Trial, sweep
 from conviction.lr_refusal import explain
 from conviction.planning.layers import layer_table, total
-from conviction.probe import random_state_kept
+from conviction.randomness import random_state_kept
 from conviction.recipe import Recipe
 from conviction.storage import write_text
 from conviction.sweep_figure import draw_sweep

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conviction.probe import random_state_kept
+from conviction.randomness import random_state_kept
 from conviction.recipe import Recipe
 from conviction.training.loop import Batches, Training, autocasting
 

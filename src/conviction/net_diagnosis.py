@@ -20,7 +20,7 @@ from conviction.errors import UsageError
 from conviction.feeding import Feed
 from conviction.findings.observation import Ending
 from conviction.preflight import Preflight, preflight
-from conviction.probe import random_state_kept
+from conviction.randomness import random_state_kept
 from conviction.recipe import Recipe
 from conviction.text import printable
 from conviction.training.loop import Training

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from conviction.findings import Evidence, Finding, Inputs, Labels, Overfit, StepSize, UpdateRatio, question
-from conviction.probe import Probe, Signal, probe, random_state_kept, rms_of, train_without_dropout
+from conviction.probe import Probe, Signal, probe, rms_of, train_without_dropout
+from conviction.randomness import random_state_kept
 from conviction.recipe import Recipe
 from conviction.training.loop import Training, total_loss
 from conviction.training.schedule import lr_at

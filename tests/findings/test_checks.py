@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
+from patients import Layer, Pass, layers
 
 from conviction.findings import (
     QUESTIONS,
@@ -18,41 +19,6 @@ from conviction.findings import (
     UpdateRatio,
     question,
 )
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A healthy layer."""
-
-    layer: str = "conv"
-    rms: float = 1.0
-    std: float = 0.5
-    weight_rms: float = 0.1
-    gradient_rms: float | None = 1e-3
-    dead_share: float | None = 0.1
-    slope: float | None = None
-    alike: bool = False
-
-
-@dataclass(frozen=True)
-class Pass:
-    """A healthy pass over a batch of ten classes."""
-
-    classes: int = 10
-    loss: float = 2.3
-    cross_entropy: float = 2.3
-    logits_rms: float = 0.1
-    input_dependence: float | None = 0.3
-    max_softmax: float = 0.11
-    made_by: str = "addmm"
-    sums_to_one: bool = False
-    not_finite: str = ""
-    signals: tuple[Layer, ...] = field(default_factory=lambda: layers(4))
-
-
-def layers(count: int, **changes: object) -> tuple[Layer, ...]:
-    return tuple(replace(Layer(), layer=f"layer{number}", **changes) for number in range(count))
-
 
 HEALTHY = Evidence(
     num_classes=10,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from conviction.errors import DivergedError
-from conviction.probe import random_state_kept
+from conviction.randomness import random_state_kept
 from conviction.training.checkpoint import collect_state, load_kept, restore_state
 from conviction.training.loop import Batches, Step, Training
 from conviction.training.verdicts import Course, Verdict, has_begun

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conviction.probe import random_state_kept
+from conviction.randomness import random_state_kept
 from conviction.training.loop import Batches, Training, autocasting
 
 # Images that suffice for statistics, or all where there are fewer: those of 40 images are worse than any that lag
