@@ -106,7 +106,7 @@ def _diagnose_file(
     seen = diagnose_program(path, arguments, steps=steps, seconds=seconds, prints=prints)
     if not seen.findings:
         return seen
-    from conviction.diagnosis.fixes import diff, fix_all, write_fix
+    from conviction.diagnosis.repairs.fixes import diff, fix_all, write_fix
 
     # A line of a file that the program imports is not the same line of the program.
     own = [finding for finding in seen.findings if finding.file in (None, seen.subject)]

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import conviction
-from conviction.diagnosis.changes import CHANGES
-from conviction.diagnosis.experiments import _affordable, try_out
-from conviction.diagnosis.lone_trials import probe_pixels
-from conviction.diagnosis.setups import Setup, make_trial
+from conviction.diagnosis.trials.changes import CHANGES
+from conviction.diagnosis.trials.experiments import _affordable, try_out
+from conviction.diagnosis.trials.lone_trials import probe_pixels
+from conviction.diagnosis.trials.setups import Setup, make_trial
 from conviction.findings import Evidence, trials
 from conviction.findings.observation import LoaderSeen, LossSeen, ModeGap, NetSeen, Observation, OptimizerSeen, StepSeen
 

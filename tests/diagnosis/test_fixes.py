@@ -12,10 +12,16 @@ import pytest
 from healthy_programs import BOOK, FLAT, FUNCTIONS, GAN, HEALTHY, TRAINER
 from sick_programs import MLP, SICK, change
 
-from conviction.diagnosis.edits import add_argument, delete_argument, delete_statement, insert_lines, replace_nodes
-from conviction.diagnosis.fixes import FIXES, diff, fix_all, fix_for, fixed_name, write_fix
-from conviction.diagnosis.source import read_source
-from conviction.diagnosis.syntax import parse_text
+from conviction.diagnosis.reading.source import read_source
+from conviction.diagnosis.reading.syntax import parse_text
+from conviction.diagnosis.repairs.edits import (
+    add_argument,
+    delete_argument,
+    delete_statement,
+    insert_lines,
+    replace_nodes,
+)
+from conviction.diagnosis.repairs.fixes import FIXES, diff, fix_all, fix_for, fixed_name, write_fix
 from conviction.errors import ResourceError
 from conviction.findings.records import Finding
 

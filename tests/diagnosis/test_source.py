@@ -8,11 +8,11 @@ import pytest
 from healthy_programs import FLAT, HEALTHY, TRAINER
 from sick_programs import SICK, change
 
-from conviction.diagnosis import source
-from conviction.diagnosis.landmarks import Landmarks, find_places
-from conviction.diagnosis.source import read_source
-from conviction.diagnosis.syntax import parse_text
-from conviction.diagnosis.walk import walk_program
+from conviction.diagnosis.reading import source
+from conviction.diagnosis.reading.landmarks import Landmarks, find_places
+from conviction.diagnosis.reading.source import read_source
+from conviction.diagnosis.reading.syntax import parse_text
+from conviction.diagnosis.reading.walk import walk_program
 
 # What follows from a fault and is rightly noted beside it.
 FOLLOWING = {"arguments-swapped": {"optimizer-settings"}}

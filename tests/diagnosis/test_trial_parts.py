@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from conviction.diagnosis.answers import blind_loss, class_numbers, count_correct, entropy, label_shares
-from conviction.diagnosis.changes import CHANGES
-from conviction.diagnosis.detours import ACTIVATIONS, DROPOUTS, SQUASHES, Detour, count_weighted
-from conviction.diagnosis.lone_trials import _ridge, probe_pixels
-from conviction.diagnosis.setups import Setup, cut, mixed
+from conviction.diagnosis.trials.answers import blind_loss, class_numbers, count_correct, entropy, label_shares
+from conviction.diagnosis.trials.changes import CHANGES
+from conviction.diagnosis.trials.detours import ACTIVATIONS, DROPOUTS, SQUASHES, Detour, count_weighted
+from conviction.diagnosis.trials.lone_trials import _ridge, probe_pixels
+from conviction.diagnosis.trials.setups import Setup, cut, mixed
 from conviction.findings import trials
 from conviction.findings.observation import OptimizerSeen
 

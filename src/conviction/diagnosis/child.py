@@ -15,11 +15,11 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from conviction.diagnosis.experiments import try_out
 from conviction.diagnosis.judgement import Named, conclude, read_notes, read_other_notes
 from conviction.diagnosis.observer import Observer
 from conviction.diagnosis.program import Program, Source, seconds_left
 from conviction.diagnosis.records import write_fields
+from conviction.diagnosis.trials.experiments import try_out
 from conviction.findings.observation import Ending, Observation
 from conviction.storage import write_text
 

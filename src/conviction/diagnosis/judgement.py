@@ -7,11 +7,11 @@ import os
 import sys
 from dataclasses import dataclass
 
-from conviction.diagnosis.experiments import try_out
-from conviction.diagnosis.landmarks import find_places
 from conviction.diagnosis.observer import Observer
+from conviction.diagnosis.reading.landmarks import find_places
+from conviction.diagnosis.reading.source import read_source
 from conviction.diagnosis.records import Diagnosis, curves_of
-from conviction.diagnosis.source import read_source
+from conviction.diagnosis.trials.experiments import try_out
 from conviction.findings.doctoring import ask
 from conviction.findings.observation import Ending, Observation, Place, SourceNote
 from conviction.findings.records import Finding

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from conviction.diagnosis.captured import Captured, sgd_by_hand
 from conviction.diagnosis.seen.aftermath import Aftermath, measure_afterwards
 from conviction.diagnosis.seen.clock import Clock
 from conviction.diagnosis.seen.events import Events
@@ -16,6 +15,7 @@ from conviction.diagnosis.seen.optimizers import BY_HAND
 from conviction.diagnosis.seen.places import Places
 from conviction.diagnosis.seen.prints import PrintsSeen
 from conviction.diagnosis.seen.schedules import SchedulesSeen
+from conviction.diagnosis.trials.captured import Captured, sgd_by_hand
 from conviction.findings.observation import Ending, Observation
 
 __all__ = ["Enough", "Observer"]

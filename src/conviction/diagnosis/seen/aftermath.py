@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conviction.diagnosis.captured import Captured, Loss, copied
 from conviction.diagnosis.seen.forwards import tensors_in
 from conviction.diagnosis.seen.nets import averages_of
+from conviction.diagnosis.trials.captured import Captured, Loss, copied
 from conviction.findings.evidence import Evidence, Inputs, Labels, Overfit, StepSize, UpdateRatio
 from conviction.findings.observation import ModeGap, OptimizerSeen, StepSeen
 from conviction.probe import probe, rms_of, train_without_dropout

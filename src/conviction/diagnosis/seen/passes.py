@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conviction.diagnosis.captured import Keeper
 from conviction.diagnosis.seen.clock import Clock
 from conviction.diagnosis.seen.forwards import Forward, ForwardsSeen, only_tensor
 from conviction.diagnosis.seen.graphs import Marks
@@ -19,6 +18,7 @@ from conviction.diagnosis.seen.looks import Looks
 from conviction.diagnosis.seen.nets import NetRecord, NetsSeen, autocast_of, unwrapped
 from conviction.diagnosis.seen.places import Places
 from conviction.diagnosis.seen.steps import StepsSeen
+from conviction.diagnosis.trials.captured import Keeper
 
 # Passes of testing that are looked at before they are only counted.
 _LOOK_AT_TESTS = 12

@@ -1,0 +1,1 @@
+"""Notes on what a program's text shows, one file for each part of a training program."""
