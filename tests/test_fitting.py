@@ -448,6 +448,17 @@ class Caching(nn.Module):
         return self.linear(x.flatten(1) * self.scale)
 
 
+class Mapping(nn.Module):
+    """A net that answers with a mapping, as those of text libraries do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(784, 10)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": self.linear(x.flatten(1))}
+
+
 class LazyHead(nn.Module):
     """A net with a layer that only training runs, of a size that nobody has told."""
 
@@ -485,6 +496,7 @@ MISFITS = {
     "a list within a tuple": Listing(lambda logits: (logits, [logits])),
     "other heads": Listing(lambda logits: (logits, logits[:, :3])),
     "a list always": nn.ModuleList(),
+    "a mapping always": Mapping(),
     "never lazy": LazyHead(),
     "another training": Listing(lambda logits: logits.reshape(3, -1)),
     "too few outputs": nn.Sequential(nn.Flatten(), nn.Linear(784, 9)),
@@ -505,6 +517,7 @@ def test_a_net_that_does_not_fit_the_data_is_refused_before_anything_is_written(
     with pytest.raises(UsageError) as caught:
         conviction.fit(net, small_data, conviction.Recipe(epochs=1), tmp_path / "run")
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+    assert "has no attribute" not in str(caught.value), "Python's words, not ours"
 
 
 def test_resume_with_another_net_data_or_recipe(finished: conviction.Run, small_data: Data, tmp_path: Path) -> None:

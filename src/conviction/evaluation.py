@@ -140,7 +140,10 @@ def batch_size_for(preprocessing: Preprocessing) -> int:
 
 
 def answer(net: nn.Module, images: Tensor, precision: str = "fp32", channels_last: bool = False) -> Tensor:
-    """Return the logits (float32) of images [N, C, H, W] in eval mode; the net's mode is put back afterwards."""
+    """Return the logits (float32) of images [N, C, H, W] in eval mode; the net's mode is put back afterwards.
+
+    Raises `TypeError` for a net that makes anything but a tensor in eval mode.
+    """
     modes = {module: module.training for module in net.modules()}
     if channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
@@ -148,7 +151,10 @@ def answer(net: nn.Module, images: Tensor, precision: str = "fp32", channels_las
     try:
         # Not in inference mode: what a net makes for itself here, it may need for training.
         with torch.no_grad(), autocasting(images.device, precision), small_maps_multiplied(net):
-            return net(images).float()
+            logits = net(images)
+            if not isinstance(logits, Tensor):
+                raise TypeError(f"it makes {type(logits).__name__} objects, not logits")
+            return logits.float()
     finally:
         for module, mode in modes.items():
             module.training = mode
