@@ -87,7 +87,7 @@ def parse(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def conditions(rows: Iterable[Job]) -> str:
+def conditions(rows: Iterable[Job], threads: str = "one thread") -> str:
     """Say on what, with what and with which code the rows were measured."""
     import torch
 
@@ -97,7 +97,7 @@ def conditions(rows: Iterable[Job]) -> str:
     machine = describe_environment(Recipe(device="cpu"))["processor"]
     sources = Counter(row["source"] for row in rows)
     told = ", ".join(f"{source} ({count} rows)" for source, count in sources.most_common())
-    return (f"{machine}, one thread a run, glibc keeps freed memory, torch "
+    return (f"{machine}, {threads} a run, glibc keeps freed memory, torch "
             f"{torch.__version__.split('+')[0]}, Python {platform.python_version()}; source {told}")  # fmt: skip
 
 

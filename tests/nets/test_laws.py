@@ -24,14 +24,15 @@ REPRESENTATIVES = {
     "lenet", "lenet-relu", "lenet-bn", "alexnet", "alexnet-book", "alexnet-small", "vgg7", "vgg11", "vgg11-bn", "nin",
     "nin-small", "googlenet", "googlenet-book", "googlenet-small", "inception-bn", "inception-v3",
     "inception-v4", "inception-resnet-v1", "resnet18", "resnet50", "resnet18-preact",
-    "resnet18-cifar", "densenet121", "densenet-book",
+    "resnet18-cifar", "resnet9-small", "densenet121", "densenet-book",
 }  # fmt: skip
 # The search for the smallest image builds a net many times.
 SEARCHED = REPRESENTATIVES - {"inception-v3", "inception-v4", "inception-resnet-v1", "densenet121"}
 # Training is dearer: one net of each idea.
 TRAINED = {
     "lenet", "lenet-relu", "lenet-bn", "alexnet-small", "vgg7", "vgg11-bn", "nin-small", "googlenet-small",
-    "inception-bn", "inception-v3", "inception-resnet-v1", "resnet18-preact", "resnet18-cifar", "densenet-book",
+    "inception-bn", "inception-v3", "inception-resnet-v1", "resnet18-preact", "resnet18-cifar", "resnet9-small",
+    "densenet-book",
 }  # fmt: skip
 LARGE_PARAMS = 20_000_000  # above it laws on real numbers are checked at an eighth of the widths
 CLASSES = 10

@@ -91,13 +91,13 @@ def zero_grad_missing(observation: Observation) -> Finding | None:
 
 def loss_detached(observation: Observation) -> Finding | None:
     """The loss was cut from the net: backward passes, if any, reach no weight."""
-    optimizer, net, loss = main_optimizer(observation), trained_net(observation), main_loss(observation)
+    optimizer, loss = main_optimizer(observation), main_loss(observation)
     cut = loss is not None and not loss.requires_grad
     owned = [seen for seen in observation.nets if optimizer is not None and seen.number in optimizer.nets]
     reached = any(seen.graded or seen.moved for seen in observation.nets)
     if optimizer is None or optimizer.steps < 1 or reached or not any(seen.trainable for seen in owned):
         return None
-    if not (cut or (observation.backwards and net) or (observation.backwards == 0 and loss is not None)):
+    if not (cut or observation.backwards or loss is not None):
         return None
     passes = f"{observation.backwards:,} backward passes"
     remedy = "pass the loss itself backward: no .item(), .detach(), .data, torch.tensor() or no_grad on the way"

@@ -32,6 +32,22 @@ class Sum(nn.Module):
         return "" if self.scale == 1.0 else f"scale={self.scale}"
 
 
+class Scale(nn.Module):
+    """Multiply by a number that does not train: below 1 it tempers logits, and the steps of the layer before it."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same shape."""
+        return self.factor * x
+
+    def extra_repr(self) -> str:
+        """Say the factor."""
+        return f"factor={self.factor}"
+
+
 class Concat(nn.Module):
     """Run named paths side by side on the same input and join their channels, as Inception and dense blocks do."""
 

@@ -51,6 +51,7 @@ _INCEPTION_V3 = ("Szegedy et al., Rethinking the Inception architecture", 2015)
 _INCEPTION_V4 = ("Szegedy et al., Inception-v4, Inception-ResNet and the impact of residual connections", 2016)
 _RESNET = ("He et al., Deep residual learning for image recognition", 2015)
 _PREACT = ("He et al., Identity mappings in deep residual networks", 2016)
+_RESNET9 = ("Page, How to train your ResNet", 2018)
 _DENSENET = ("Huang et al., Densely connected convolutional networks", 2016)
 
 
@@ -127,6 +128,8 @@ NETS: dict[str, Row] = dict([
       for depth, params, macs in ((18, 11_173_962, 555_422_720), (34, 21_282_122, 1_159_402_496),
                                   (50, 23_520_842, 1_297_829_888), (101, 42_512_970, 2_509_983_744),
                                   (152, 58_156_618, 3_722_137_600))],
+    _row("resnet9", "resnet:resnet9", _CIFAR, 10, 6_573_120, 379_261_952, 8, _RESNET9),
+    _row("resnet9-small", "resnet:resnet9", _GREY28, 10, 2_569_560, 107_191_040, 8, _RESNET9, stem_width=40),
     _row("densenet121", "densenet:densenet", _IMAGENET, 1000, 7_978_856, 2_834_161_664, 29, _DENSENET,
          weights=("densenet121-a639ec97.pth", "timm/densenet121.tv_in1k"), depth=121),
     _row("densenet161", "densenet:densenet", _IMAGENET, 1000, 28_681_000, 7_727_907_072, 29, _DENSENET,

@@ -1,10 +1,11 @@
-"""ResNets: paths that learn what to add to their input (He et al. 2015); pre-activated ones (He et al. 2016)."""
+"""ResNets: paths that learn what to add to their input (He et al. 2015); pre-activated ones (He et al. 2016); the short
+one that trains fast on small images (Page 2018)."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from conviction.nets.blocks import Sum, narrowed, stages
+from conviction.nets.blocks import Scale, Sum, conv_bn_relu, narrowed, stages
 
 # Blocks in each of the four stages: table 1 of the paper. From 50 layers on the blocks are bottlenecks.
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -152,4 +153,40 @@ def resnet_preact(
         norm=nn.BatchNorm2d(channels),
         relu=nn.ReLU(),
         **_tail(channels, num_classes),
+    )
+
+
+def _halving(in_channels: int, channels: int, residual: bool) -> nn.Sequential:
+    """Convolution, pool, norm, ReLU, with `residual` two more added to it: [N, in, H, W] to [N, out, H // 2, W // 2].
+
+    The pool comes before the norm, which then has a quarter of the map to read.
+    """
+    layers: dict[str, nn.Module] = {
+        "conv": _conv(in_channels, channels, 3), "pool": nn.MaxPool2d(2),
+        "norm": nn.BatchNorm2d(channels), "relu": nn.ReLU(),
+    }  # fmt: skip
+    if residual:
+        conv1, conv2 = (conv_bn_relu(channels, channels, 3, padding=1) for _ in range(2))
+        layers["residual"] = Sum(stages(conv1=conv1, conv2=conv2))
+    return stages(**layers)
+
+
+def resnet9(
+    num_classes: int, image: tuple[int, int, int], *, stem_width: int = 64, width_divisor: int = 1
+) -> nn.Sequential:
+    """Eight convolutions and a linear layer, for 28 to 32 pixels: [N, C, H, W] to logits [N, num_classes].
+
+    Residual blocks after the first and the third halving; the largest value of each channel goes into logits of an
+    eighth of their size. `stem_width` channels leave the stem, twice as many each halving.
+    """
+    width = narrowed(stem_width, width_divisor)
+    return stages(
+        stem=conv_bn_relu(image[0], width, 3, padding=1),
+        stage1=_halving(width, 2 * width, residual=True),
+        stage2=_halving(2 * width, 4 * width, residual=False),
+        stage3=_halving(4 * width, 8 * width, residual=True),
+        pool=nn.AdaptiveMaxPool2d(1),
+        flatten=nn.Flatten(),
+        head=nn.Linear(8 * width, num_classes, bias=False),
+        scale=Scale(0.125),
     )

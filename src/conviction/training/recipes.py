@@ -42,6 +42,7 @@ RECIPES = (
     NetRecipe("googlenet-book", 0.001, 0.03, 1.0, 0.0, "22 layers without a norm: 0.004 is too much"),
     NetRecipe("inception-v* inception-resnet-*", 0.003, 0.05, 0.0, 0.1, "label smoothing as in its paper (section 7)"),
     NetRecipe("googlenet* inception-bn", 0.003, 0.05, 0.0, 0.0, "batch norm; auxiliary losses count 0.3"),
+    NetRecipe("resnet9*", 0.0035, 0.1, 0.0, 0.1, "short and wide, its logits tempered: sure answers cost it accuracy"),
     NetRecipe("resnet*", 0.002, 0.05, 0.0, 0.0, "flat from 0.001 to 0.003"),
     NetRecipe("densenet*", 0.005, 0.1, 0.0, 0.0, "flat from 0.001 to 0.03"),
 )

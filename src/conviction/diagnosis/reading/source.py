@@ -20,6 +20,7 @@ Kinds, what was read, what `names` carries, and which line `at` is:
 * step-missing: gradients are computed, the optimizer never steps (or is named, not called); names: optimizer's kind;
   line: backward
 * zero-grad-missing: gradients are added up for ever; names: optimizer's kind; line: backward
+* update-divided: a step by hand divides the gradient of a mean by the batch size; names: the size; line: the step
 * backward-missing: the optimizer steps, nothing goes backward; names: -; line: the step
 * eval-without-train: a training forward after `eval()`; names: net; line: the eval()
 * eval-missing: a net with batch norm or dropout is tested as it trains; names: net; line: the forward

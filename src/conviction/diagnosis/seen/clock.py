@@ -12,6 +12,9 @@ _FREE_SECONDS, _MOST_NOTED = 0.25, 600
 # clock sees: the calls of replaced functions in steps of which nothing is noted.
 _MEASURING, _NOTING = 0.5, 0.3
 _GENEROUS = 0.1
+# Seconds that may be ours of a run that is only made to be observed, however short it is: a program of five seconds
+# would else be judged by a dozen losses.
+_GIVEN_SECONDS = 2.0
 
 
 class Clock:
@@ -38,7 +41,7 @@ class Clock:
     def measures(self, step: int, kinds: int) -> bool:
         """Whether a step is measured; with several optimizers each step of a round is one, and all are or none."""
         turn = step // max(1, kinds)
-        return turn < _FIRST or (turn % _EVERY == 0 and self.spent < _MEASURING * self._share * self.elapsed)
+        return turn < _FIRST or (turn % _EVERY == 0 and self.spent < _MEASURING * self._ours())
 
     def notes(self, step: int, kinds: int) -> bool:
         """Whether a step's loss is put down."""
@@ -46,5 +49,9 @@ class Clock:
             return True
         elapsed = self.elapsed
         return elapsed < _FREE_SECONDS or (
-            self.spent < _NOTING * self._share * elapsed and (step < _MOST_NOTED or step % 5 == 0)
+            self.spent < _NOTING * self._ours() and (step < _MOST_NOTED or step % 5 == 0)
         )
+
+    def _ours(self) -> float:
+        """Return the seconds that observing may have taken by now."""
+        return max(self._share * self.elapsed, _GIVEN_SECONDS if self.generous else 0.0)

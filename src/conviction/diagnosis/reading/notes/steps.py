@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 from conviction.diagnosis.reading.state import Event, State
@@ -94,13 +95,25 @@ def _read_hand_steps(state: State) -> Iterator[SourceNote]:
         isinstance(node, ast.Attribute) and node.attr == "grad" and isinstance(node.ctx, (ast.Store, ast.Del))
         for node in state.program.nodes
     )
+    means = [node for node in state.program.calls("backward") if ".mean()" in ast.unparse(node)]
     for node in state.program.nodes:
         stepping = (
             isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Sub) and ".grad" in ast.unparse(node.value)
         )
-        if stepping and not cleared and state.of("backward"):
+        if not stepping:
+            continue
+        if not cleared and state.of("backward"):
             said = "gradients are never set to zero between these steps: each adds to those of all steps before"
             yield SourceNote("zero-grad-missing", state.program.place(node), ("by hand",), said)
+        if means and (size := _divided_by_size(node.value)):
+            said = f"the gradient is that of a mean, and is divided by `{size}` once more"
+            yield SourceNote("update-divided", state.program.place(node), (size,), said)
+
+
+def _divided_by_size(value: ast.expr) -> str:
+    """Return the number of samples that an expression is divided by; empty where there is none."""
+    by = [ast.unparse(n.right) for n in ast.walk(value) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Div)]
+    return next((size for size in by if re.search(r"batch|size|len\(|samples|shape", size)), "")
 
 
 def _nets_of(value: object) -> set[Net]:
