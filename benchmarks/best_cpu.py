@@ -48,9 +48,8 @@ def main() -> None:
         ledger.work(PATH, jobs, run, 1, arguments.most)
     done = ledger.read(PATH)
     rows = [(job["seed"], done[ledger.name_of(job)]) for job in jobs if ledger.name_of(job) in done]
-    print(
-        f"# The best single result on a CPU\n\n{ledger.told(__doc__)}\n\n{ledger.conditions(done.values(), 'two threads')}.\n"
-    )
+    conditions = ledger.conditions(done.values(), "two threads")
+    print(f"# The best single result on a CPU\n\n{ledger.told(__doc__)}\n\n{conditions}.\n")
     print("| seed | test | validation | minutes in all | images/s in training |\n|---|---|---|---|---|")
     for seed, row in rows:
         print(f"| {seed} | {row['top1']:.4f} | {row['valid_top1']:.4f} | {row['seconds'] / 60:.1f} "

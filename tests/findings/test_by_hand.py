@@ -29,13 +29,13 @@ def tensors(first: float, last: float, *notes: SourceNote, steps: int = 320, **c
 
 
 def test_a_start_too_small_is_told_at_its_line() -> None:
-    found = start_by_hand(tensors(230.26, 230.2, SCALE))
+    found = start_by_hand(tensors(230.26, 230.2, SCALE), "init-tiny")
     assert found is not None and (found.cause, found.line) == ("init-tiny", 9)
     assert ask(tensors(230.26, 230.2, SCALE))[0].cause == "init-tiny"
 
 
 def test_a_start_too_large_is_told() -> None:
-    found = start_by_hand(tensors(400.0, 900.0, replace(SCALE, names=("3",))))
+    found = start_by_hand(tensors(400.0, 900.0, replace(SCALE, names=("3",))), "init-huge")
     assert found is not None and found.cause == "init-huge"
 
 
@@ -49,7 +49,7 @@ def test_a_start_too_large_is_told() -> None:
     ids=["learns", "no note", "an optimizer"],
 )
 def test_other_starts_are_left_alone(observation: Observation) -> None:
-    assert start_by_hand(observation) is None
+    assert start_by_hand(observation, "init-tiny") is None
 
 
 def test_a_pace_too_slow_is_told_and_the_second_division_named() -> None:

@@ -10,14 +10,16 @@ from conviction.findings.records import Finding
 _LONG, _FAR = 200, 0.8  # steps in which a loss that falls at all has fallen to such a share of its start
 
 
-def start_by_hand(observation: Observation) -> Finding | None:
-    """Weights drawn at a scale that the text tells, and a loss that stays where it is."""
+def start_by_hand(observation: Observation, cause: str) -> Finding | None:
+    """Weights drawn at a scale that the text tells, and a loss that stays: `init-tiny` or `init-huge`, if asked for."""
     learning, note = read_learning(observation), next(iter(notes_of(observation, "init-scale")), None)
     if note is None or not _is_by_hand(observation) or learning.state not in {"stuck", "slow", "rose", "broke"}:
         return None
     scale = float(note.names[0])
+    if cause != ("init-tiny" if scale < 1 else "init-huge"):
+        return None
     return blame(
-        "init-tiny" if scale < 1 else "init-huge", f"weights drawn {scale:g} wide; {learning}",
+        cause, f"weights drawn {scale:g} wide; {learning}",
         "weights about 1 / sqrt(inputs) wide: each layer hands on a signal of the size of its inputs",
         "draw them with standard deviation sqrt(2 / inputs)", note.at, confidence=0.8,
     )  # fmt: skip

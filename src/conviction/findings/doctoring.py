@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 
 from conviction.findings import (
     budget,
-    by_hand,
     data_seen,
     limits,
     losses_seen,
@@ -36,10 +35,10 @@ TOPICS: tuple[tuple[str, tuple[Check, ...]], ...] = (
     ("head and loss", (losses_seen.double_softmax, losses_seen.activation_on_logits, losses_seen.nll_on_logits,
                        losses_seen.sign_flipped, losses_seen.mixed_batch, losses_seen.wrong_loss)),
     ("signal", (signals_seen.non_finite, signals_seen.init_symmetric, signals_seen.init_tiny, signals_seen.init_huge,
-                signals_seen.saturating_activations, signals_seen.init_collapse, by_hand.start_by_hand)),
+                signals_seen.saturating_activations, signals_seen.init_collapse)),
     ("step", (stepping.optimizer_settings, stepping.schedule_kills_lr, limits.clip_too_low,
               stepping.weight_decay_dominates, limits.amp_underflow, stepping.lr_absurd, stepping.lr_too_high,
-              stepping.lr_too_low, by_hand.pace_by_hand, signals_seen.dead_relu)),
+              stepping.lr_too_low, signals_seen.dead_relu)),
     ("regularisation", (limits.dropout_too_high, data_seen.augmentation_destroys, data_seen.class_imbalance)),
     ("measuring", (data_seen.train_test_leak, metric_wrong, budget.loss_graph_kept, data_seen.worker_seed)),
     ("budget", (budget.too_few_steps,)),

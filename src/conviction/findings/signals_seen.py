@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 from conviction.findings import signals
+from conviction.findings.by_hand import start_by_hand
 from conviction.findings.evidence import Evidence
 from conviction.findings.learning import read_learning, weigh
 from conviction.findings.observation import Observation
@@ -33,12 +34,12 @@ def init_symmetric(observation: Observation) -> Finding | None:
 
 def init_tiny(observation: Observation) -> Finding | None:
     """The signal fades from layer to layer."""
-    return _of_start(observation, signals.init_tiny, NEW_INIT)
+    return _of_start(observation, signals.init_tiny, NEW_INIT) or start_by_hand(observation, "init-tiny")
 
 
 def init_huge(observation: Observation) -> Finding | None:
     """The net is sure of wrong answers before it has learnt anything."""
-    return _of_start(observation, signals.init_huge, NEW_INIT)
+    return _of_start(observation, signals.init_huge, NEW_INIT) or start_by_hand(observation, "init-huge")
 
 
 def init_collapse(observation: Observation) -> Finding | None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from conviction.findings import inputs
+from conviction.findings.by_hand import pace_by_hand
 from conviction.findings.learning import read_learning, weigh
 from conviction.findings.observation import Observation, OptimizerSeen, Place, StepSeen
 from conviction.findings.readings import (
@@ -92,6 +93,10 @@ def lr_too_high(observation: Observation) -> Finding | None:
 
 def lr_too_low(observation: Observation) -> Finding | None:
     """The weights hardly move, or ten times the rate is clearly faster; a warm-up that has just begun is neither."""
+    return _steps_too_small(observation) or pace_by_hand(observation)
+
+
+def _steps_too_small(observation: Observation) -> Finding | None:
     optimizer, learning = main_optimizer(observation), read_learning(observation)
     higher = confirmed(observation, HIGHER_LR)
     # Steps this small say it themselves; the steps of a trial are too few to disprove it.
