@@ -143,6 +143,15 @@ def test_watching_names_what_is_missing() -> None:
     assert [finding.cause for finding in seen.findings][:1] == ["step-missing"]
 
 
+def test_watching_knows_an_optimizer_that_is_never_touched() -> None:
+    net = make_net()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    with conviction.watch(net, optimizer, seconds=0) as seen:
+        for images, labels in make_batches():
+            nn.functional.cross_entropy(net(images), labels).backward()
+    assert [finding.cause for finding in seen.findings][:1] == ["step-missing"]
+
+
 def test_watching_passes_errors_on() -> None:
     net = make_net()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)

@@ -127,7 +127,6 @@ class Watch:
     def __init__(self, net: nn.Module | None, optimizer: object, seconds: float, file: str) -> None:
         from conviction.diagnosis.observer import Observer
 
-        # Both are found by themselves; they are named by the user so that a wrong pair shows.
         self.net, self.optimizer, self.seconds, self.file = net, optimizer, seconds, file
         self._observer = Observer()
         self._begun, self._took = time.monotonic(), 0.0
@@ -137,6 +136,7 @@ class Watch:
     def __enter__(self) -> Watch:
         self._begun = time.monotonic()
         self._observer.__enter__()
+        self._observer.introduce(self.net, self.optimizer)
         return self
 
     def __exit__(

@@ -529,3 +529,10 @@ def test_a_net_that_its_optimizer_has_is_not_called_a_stranger() -> None:
     idle = replace(ADAM, settings=(("lr", 0.0),))
     sick = patient("stuck", nets=(replace(NET, moved=0), other), optimizers=(idle, TWO[1]), lrs=[0.0] * 60)
     assert [finding.cause for finding in ask(sick)] == ["lr-absurd"]
+
+
+def test_losses_of_the_start_alone_do_not_tell_how_a_program_ended() -> None:
+    falling = patient("falls")
+    last = max(step.index for step in falling.measured)
+    assert [finding.cause for finding in ask(falling)] == ["too-few-steps"]
+    assert last < 300 and ask(replace(falling, steps=round(1.6 * last))) == ()

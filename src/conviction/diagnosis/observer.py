@@ -6,6 +6,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+import torch
+
 from conviction.diagnosis.seen.aftermath import Aftermath, measure_afterwards
 from conviction.diagnosis.seen.clock import Clock
 from conviction.diagnosis.seen.events import Events
@@ -83,6 +85,13 @@ class Observer:
         self._prints.watch(self._note_print)
         self._guard.active = True
         return self
+
+    def introduce(self, net: object, optimizer: object) -> None:
+        """Tell of a net and an optimizer that were made before: one that never runs or steps would not be seen."""
+        if isinstance(net, torch.nn.Module):
+            self._guard.run(self._events.nets.introduce, net)
+        if isinstance(optimizer, torch.optim.Optimizer):
+            self._guard.run(self._events.steps.optimizers.of, optimizer)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -9,6 +9,7 @@ from conviction.findings.records import Finding
 
 _FEW_STEPS = 500  # a program that takes more and still falls is slow for another reason
 _HARDLY_ANY = 10  # steps in which nothing can be learned, whatever the losses say
+_SEEN = 0.8  # of the steps that must lie before the last measured one: what came after it may have levelled off
 _KEPT = 5  # graphs that outlive their steps; a loss that is still in a variable is one
 
 
@@ -18,6 +19,7 @@ def too_few_steps(observation: Observation) -> Finding | None:
     if observation.ending.how not in {"finished", "exit"} or learning.blind is None:
         return None
     falls = learning.still_falling and learning.state in {"slow", "partly"} and observation.steps <= _FEW_STEPS
+    falls = falls and learning.steps >= _SEEN * observation.steps
     hardly_began = 0 < observation.steps <= _HARDLY_ANY and learning.state in {"unknown", "slow", "partly"}
     if not (falls or hardly_began):
         return None

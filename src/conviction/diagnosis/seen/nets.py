@@ -120,6 +120,10 @@ class NetsSeen:
             record.forwarded = True
         return record
 
+    def introduce(self, net: nn.Module) -> None:
+        """Note a net that has not run yet."""
+        self._find(unwrapped(net))
+
     def _find(self, net: nn.Module) -> NetRecord | None:
         for record in self.records:
             if record.ref() is net:
