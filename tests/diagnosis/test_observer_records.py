@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from conviction.diagnosis.observer import Observer
+from conviction.diagnosis.observer import Enough, Observer
 from conviction.findings.observation import NetSeen, Observation, Place
 
 
@@ -323,3 +323,19 @@ def test_evidence_is_of_the_first_step() -> None:
     assert evidence.step is not None and (evidence.step.optimizer, evidence.step.lr) == ("sgd", 0.1)
     assert evidence.updates is not None and evidence.updates.median == seen.measured[0].update_ratio
     assert evidence.trainable_share == 1 and evidence.inputs is not None and not evidence.inputs.same
+
+
+@pytest.mark.parametrize(("ending", "tests"), [(None, 1), (Enough, 0)], ids=["finished", "cut short"])
+def test_a_training_pass_that_is_cut_off_is_no_test(ending: type[BaseException] | None, tests: int) -> None:
+    torch.manual_seed(0)
+    net, images = nn.Linear(4, 2), torch.randn(8, 4)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with Observer(share=1000.0) as observer:
+        for _ in range(5):
+            net(images).square().mean().backward()
+            optimizer.step()
+        answers = net(images)
+        if ending is not None:
+            raise ending
+    seen = only(observer.observation().nets)
+    assert (seen.training_forwards, seen.testing_forwards) == (5, tests) and answers.shape == (8, 2)

@@ -97,7 +97,7 @@ class Observer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         self._elapsed = self._clock.elapsed
-        self._guard.run(self._events.close)
+        self._guard.run(self._events.close, error is not None)
         self._guard.active = False
         self._prints.leave()
         self._hooks.take_off()
@@ -129,7 +129,7 @@ class Observer:
             if self._stop:
                 raise Enough
             self._elapsed = self._clock.elapsed
-            guard.run(self._events.close)
+            guard.run(self._events.close, True)
             guard.active = False
 
     def _note_print(self, stream: int, text: str) -> None:

@@ -177,13 +177,16 @@ class Events(Passes):
             if self.measuring:
                 self.scale = float(scaler.get_scale()) or 1.0
 
-    def close(self) -> None:
-        """The observation ends: what was left open is settled."""
+    def close(self, cut: bool = False) -> None:
+        """The observation ends: what was left open is settled.
+
+        Where it was `cut` short, the latest forward pass might have had its backward: it is no test.
+        """
         self.inside = self.current = None
         if not self.stepping:
             self.steps.close_by_hand(light=True, going_on=False)
         self.settle_quick(backward=False)
-        for forward in self.forwards.waiting:
+        for forward in self.forwards.waiting[: -1 if cut else None]:
             self.end_test(forward)
         self.forwards.waiting.clear()
         captured = self.keeper.captured
