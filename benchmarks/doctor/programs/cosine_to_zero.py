@@ -9,7 +9,7 @@ x, y = torch.tensor(d["x_train"]).float()[:, None] / 255, torch.tensor(d["y_trai
 net = nn.Sequential(nn.Conv2d(1, 16, 3, 2, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, bias=False),
                     nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(128, 10))
 batches_per_epoch, epochs = 63, 4
-opt = torch.optim.SGD(net.parameters(), lr=0.2, momentum=0.9, nesterov=True)
+opt = torch.optim.SGD(net.parameters(), lr=0.03, momentum=0.9, nesterov=True)
 sched = torch.optim.lr_scheduler.CosineAnnealingLR(opt, batches_per_epoch * epochs, eta_min=0.0)
 for epoch in range(epochs):
     net.train()
