@@ -19,7 +19,7 @@ FLOORS = {
     "plan_figures": 4, "roofline_figure": 4, "raster": 4,
     "report": 5, "assembly": 5, "clearance": 5,
     "fitting": 6, "fit_cost": 6, "planned": 6, "plan_album": 6, "lr_finding": 6, "lr_refusal": 6,
-    "diagnosing": 6, "net_diagnosis": 6, "run_diagnosis": 6, "diagnosis_page": 6,
+    "diagnosing": 6, "net_diagnosis": 6, "run_diagnosis": 6, "diagnosis_page": 6, "repair": 6,
     "progress": 8, "cli": 8, "__init__": 8, "__main__": 8,
 }  # fmt: skip
 DOORS = 8

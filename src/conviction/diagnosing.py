@@ -53,8 +53,6 @@ def diagnose(
         return _diagnose_file(Path(what), arguments, steps, seconds, fix, prints)  # ty: ignore[invalid-argument-type]
     if arguments:
         raise UsageError("arguments are for a script", "", "leave them out, or give a .py file")
-    if fix:
-        raise UsageError("only a script can be given a fixed copy", "--fix", "leave it out")
     if data is None and isinstance(what, (str, os.PathLike)):
         _refuse_net_alone(what)
     from conviction.runs import Run
@@ -62,16 +60,20 @@ def diagnose(
     if data is None and isinstance(what, (str, os.PathLike, Run)):
         from conviction.run_diagnosis import diagnose_run
 
-        return diagnose_run(what, steps=steps, seconds=seconds, data_root=data_root)
+        found = diagnose_run(what, steps=steps, seconds=seconds, data_root=data_root)
+        return _mend_run(what, found, steps, seconds, data_root) if fix else found
     if data is None:
         raise UsageError("a net alone cannot be diagnosed", printable(type(what).__name__), "give its data too")
     if isinstance(what, Run):
         raise UsageError("a run has its own data", printable(what.folder), "give the run alone, or its net with data")
     from conviction.net_diagnosis import diagnose_net
 
-    net = str(what) if isinstance(what, os.PathLike) else what
-    return diagnose_net(net, data, recipe or Recipe(), steps=steps, seconds=seconds,
-                        data_root=data_root, progress=progress)  # fmt: skip
+    net, recipe = str(what) if isinstance(what, os.PathLike) else what, recipe or Recipe()
+    found = diagnose_net(net, data, recipe, steps=steps, seconds=seconds, data_root=data_root, progress=progress)
+    if not fix:
+        return found
+    beside = Path(net.replace("/", "-") if isinstance(net, str) else type(net).__name__)
+    return _mend(net, data, recipe, found, beside, steps, seconds, data_root)
 
 
 def is_program(what: object) -> bool:
@@ -116,6 +118,33 @@ def _diagnose_file(
     written = write_fix(path, own)
     note = () if written else ("No fix could be written for what was found: what to do is told below.",)
     return dataclasses.replace(seen, fixed=str(written or ""), notes=(*seen.notes, *note))
+
+
+def _mend_run(
+    what: str | os.PathLike[str] | Run, found: Diagnosis, steps: int | None, seconds: float, data_root: str | None
+) -> Diagnosis:
+    from conviction.runs import Run, read_run
+
+    run = what if isinstance(what, Run) else read_run(Path(what))
+    if run.sources.net is None or run.sources.data is None:
+        note = "Its net and data came from Python: diagnose(net, data, recipe, fix=True) mends its recipe."
+        return dataclasses.replace(found, notes=(*found.notes, note)) if found.findings else found
+    return _mend(run.sources.net, run.sources.data, run.recipe, found, run.folder.resolve(), steps, seconds, data_root)
+
+
+def _mend(
+    net: str | nn.Module, data: Data | str | os.PathLike[str], recipe: Recipe, found: Diagnosis, beside: Path,
+    steps: int | None, seconds: float, data_root: str | None,
+) -> Diagnosis:  # fmt: skip
+    """Mend the recipe for what was found, and write it beside a run's folder where that helps."""
+    if not found.findings:
+        return found
+    from conviction.repair import repair, write_recipe
+
+    tried = repair(net, data, recipe, found, steps=steps, seconds=seconds, data_root=data_root)
+    written = write_recipe(tried.recipe, beside) if tried.mended else None
+    note = () if written else ("No change of the recipe mends it: what to do is told below.",)
+    return dataclasses.replace(found, notes=(*found.notes, *tried.notes, *note), fixed=str(written or ""))
 
 
 class Watch:

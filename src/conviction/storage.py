@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -85,6 +85,22 @@ def write_bytes(path: Path, content: bytes) -> Path:
 def write_text(path: Path, content: str) -> Path:
     """Write `content` durably to `path` as UTF-8; returns `path`."""
     return write_bytes(path, content.encode())
+
+
+def write_new(paths: Iterable[Path], content: bytes) -> Path | None:
+    """Write durably to the first of `paths` where nothing is yet, and return it; None where all are taken."""
+    for path in paths:
+        with refusing(path):
+            try:
+                path.open("xb").close()  # holds the name
+            except FileExistsError:
+                continue
+        try:
+            return write_bytes(path, content)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+    return None
 
 
 def make_folder(path: Path) -> Path:

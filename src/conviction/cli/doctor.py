@@ -25,7 +25,7 @@ def diagnose(
     *words: Annotated[str, Parameter(help=_WORDS)],
     steps: Annotated[int | None, Parameter(help="optimizer steps to watch; default as many as the time allows")] = None,
     seconds: Annotated[float, Parameter(help="time for all of it")] = 60.0,
-    fix: Annotated[bool, Parameter(help="write SCRIPT.fixed.py beside the script, mended")] = False,
+    fix: Annotated[bool, Parameter(help="write SCRIPT.fixed.py, mended, or the recipe of a run")] = False,
     lr: Annotated[float | None, told("lr")] = None,
     optimizer: Annotated[str | None, told("optimizer")] = None,
     batch_size: Annotated[int | None, told("batch_size")] = None,

@@ -25,7 +25,8 @@ def format_diagnosis(diagnosis: Diagnosis, width: int = WIDTH) -> str:
     if diagnosis.fix:
         parts.append("A fix:\n" + "\n".join(f"  {printable(line)}" for line in diagnosis.fix.splitlines()))
     if diagnosis.fixed:
-        parts.append(f"The mended program is {printable(diagnosis.fixed)}; the original is as it was.")
+        kind = "recipe" if diagnosis.fixed.endswith(".toml") else "program"
+        parts.append(f"The mended {kind} is {printable(diagnosis.fixed)}; the original is as it was.")
     return "\n\n".join(parts)
 
 

@@ -25,7 +25,7 @@ from conviction.diagnosis.repairs import data, losses, nets, owners, settings, s
 from conviction.diagnosis.repairs.drafts import Draft, make_draft
 from conviction.findings.observation import SourceNote
 from conviction.findings.records import Finding
-from conviction.storage import refusing, write_bytes
+from conviction.storage import refusing, write_new
 
 _STARTS = (nets.mend_init, nets.start_weights)
 FIXES: dict[str, tuple[Callable[[Draft], str | None], ...]] = {
@@ -117,19 +117,8 @@ def write_fix(path: Path, findings: Sequence[Finding]) -> Path | None:
     changed = fix_all(text, findings, str(path))
     if changed == text:
         return None
-    for number in range(1, _MOST_COPIES):
-        copy = Path(fixed_name(str(path), number))
-        with refusing(copy):
-            try:
-                copy.open("xb").close()
-            except FileExistsError:
-                continue
-        try:
-            return write_bytes(copy, changed.encode(encoding))
-        except BaseException:
-            copy.unlink(missing_ok=True)  # the empty file that held the name
-            raise
-    return None
+    names = (Path(fixed_name(str(path), number)) for number in range(1, _MOST_COPIES))
+    return write_new(names, changed.encode(encoding))
 
 
 def _read(path: Path) -> tuple[str, str]:
