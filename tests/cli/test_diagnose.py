@@ -92,7 +92,7 @@ def test_odd_words_are_refused_in_one_line(capsys: pytest.CaptureFixture[str], t
     for code, words in (
         (2, ()), (2, ("lenet",)), (2, (tmp_path / "nowhere.py",)), (4, (tmp_path,)), (4, ("runs/nowhere",)),
         (2, ("a.py", "--lr", "3")), (2, ("lenet", "fashion-mini", "more")), (2, ("a.py", "--seconds", "1")),
-        (2, ("lenet", "fashion-mini", "--fix")), (3, ("lenet", tmp_path / "nowhere")),
+        (3, ("lenet", tmp_path / "nowhere")),
     ):  # fmt: skip
         got, out, err = call(capsys, *words)
         lines = [line for line in err.splitlines() if line.startswith("error: ")]
