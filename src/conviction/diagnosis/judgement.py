@@ -20,6 +20,7 @@ from conviction.findings.records import Finding
 _MOST_CHARACTERS, _MOST_FILES = 1_000_000, 30
 # Where a fault is mended that was measured elsewhere, at the call that showed it: a landmark of the program's text.
 _MENDED_AT = {
+    "augmentation-destroys": "augment",
     "labels-shuffled": "labels", "labels-malformed": "labels", "class-imbalance": "labels",
     "input-unscaled": "inputs", "channel-order": "inputs", "classes-mismatch": "head", "not-shuffled": "loader",
     "lr-absurd": "rate", "lr-too-high": "rate", "lr-too-low": "rate",

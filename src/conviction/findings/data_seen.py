@@ -17,9 +17,17 @@ from conviction.findings.readings import (
     training_loader,
 )
 from conviction.findings.records import Finding
-from conviction.findings.trials import PIXELS, SHUFFLED, STANDARDISED, by_heart, confirmed, labels_unrelated, trial
+from conviction.findings.trials import (
+    NO_AUGMENTATION,
+    PIXELS,
+    SHUFFLED,
+    STANDARDISED,
+    by_heart,
+    confirmed,
+    labels_unrelated,
+    trial,
+)
 
-NO_AUGMENTATION = "without augmentation"  # the trial that would show what augmentation does
 _SORTED = 0.7  # share of the entropy that batches of this size have by chance
 _SHARED = 0.02  # share of test images that are in the training too: real sets hold some twins
 _TWINS = 0.3  # share of images of a pass that are equal to another one

@@ -26,6 +26,7 @@ FULL_PRECISION = "fp32"
 RELU = "ReLU for sigmoid"
 UNFROZEN = "unfrozen"
 TRAIN_MODE = "train mode"
+NO_AUGMENTATION = "without augmentation"
 # Two without a control of their own: see `by_heart` and `labels_unrelated`.
 BY_HEART = "one batch by heart"
 BY_HEART_BLIND = "one batch by heart, inputs blank"

@@ -8,13 +8,14 @@ from dataclasses import dataclass, fields
 
 from conviction.diagnosis.reading.library_words import NET_NAMES
 from conviction.diagnosis.reading.state import Event, State
-from conviction.diagnosis.reading.syntax import Syntax, dotted, keyword, parse_text
+from conviction.diagnosis.reading.syntax import Syntax, dotted, keyword, last_name, parse_text
 from conviction.diagnosis.reading.values import Const, Forward, Loader, Net, Optimizer, Tensor
 from conviction.diagnosis.reading.walk import walk_program
 from conviction.findings.observation import Place
 
 _INPUTS = re.compile(r"^(x|xs|tr_?x|train_x|x_?tr(ain)?|(train_?)?(images?|imgs|features|inputs|data)(_?train)?)$")
 _LABELS = re.compile(r"^(y|ys|tr_?y|train_y|y_?tr(ain)?|(train_?)?(labels?|targets?)(_?train)?)$")
+_AUGMENTS = re.compile(r"augment|transform|distort|jitter|perturb|corrupt|collate")
 _TEST = re.compile(r"test|val|_te$|^te_|xt$|yt$")
 _TENSORS = ("tensor(", "from_numpy(", "Tensor(", ".float()", ".astype(", "np.load(", "/ 255")
 _RATES = frozenset({"lr", "learning_rate", "LR", "LEARNING_RATE", "base_lr"})
@@ -25,7 +26,8 @@ class Landmarks:
     """Nodes of the program's tree; None for what was not found.
 
     `rate` is the expression that gives the learning rate, `head` the net's last layer, `loader` the training loader;
-    `inputs` and `labels` are the statements that make the training images and labels into tensors.
+    `inputs` and `labels` are the statements that make the training images and labels into tensors, `augment` the last
+    random thing that is done to an image.
     """
 
     net: ast.AST | None = None
@@ -42,6 +44,7 @@ class Landmarks:
     test: ast.Call | None = None
     inputs: ast.AST | None = None
     labels: ast.AST | None = None
+    augment: ast.AST | None = None
 
 
 def find_places(text: str, filename: str = "") -> dict[str, Place]:
@@ -85,6 +88,7 @@ def find_landmarks(program: Syntax, state: State) -> Landmarks:
         test=test.node if test else None,
         inputs=_made_tensor(program, _INPUTS),
         labels=_made_tensor(program, _LABELS),
+        augment=_augmentation(program),
     )
 
 
@@ -123,6 +127,21 @@ def _made_tensor(program: Syntax, name: re.Pattern[str]) -> ast.AST | None:
             if name.search(target) and not _TEST.search(target):
                 return node
     return None
+
+
+def _augmentation(program: Syntax) -> ast.AST | None:
+    """Return the last random thing that a data set, or a function or transform for images, does to an image."""
+    found: list[ast.Call] = []
+    for node in program.nodes:
+        if isinstance(node, ast.Call) and re.search(r"^Random|jitter|^AutoAugment|^RandAugment", last_name(node.func)):
+            found.append(node)
+        around = node if isinstance(node, ast.FunctionDef) and _AUGMENTS.search(node.name) else None
+        if isinstance(node, ast.ClassDef) and any(getattr(part, "name", "") == "__getitem__" for part in node.body):
+            around = node
+        if around is not None:
+            calls = [part for part in ast.walk(around) if isinstance(part, ast.Call)]
+            found += [call for call in calls if "rand" in dotted(call.func)]
+    return max(found, key=lambda node: node.lineno, default=None)
 
 
 def _rate(program: Syntax, optimizer: Optimizer | None) -> ast.expr | None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from conviction.diagnosis.trials.answers import class_numbers, logits_of
 from conviction.diagnosis.trials.detours import ACTIVATIONS, DROPOUTS, SQUASHES, Detour, count_weighted
+from conviction.diagnosis.trials.plain_images import learn_from_tests
 from conviction.diagnosis.trials.setups import Setup, mixed
 from conviction.findings import trials
 from conviction.findings.observation import OptimizerSeen
@@ -243,4 +244,5 @@ CHANGES: dict[str, Change] = {
     trials.RELU: _relu_inside,
     trials.UNFROZEN: _unfreeze,
     trials.TRAIN_MODE: _train_mode,
+    trials.NO_AUGMENTATION: lambda setup, seen: learn_from_tests(setup),
 }

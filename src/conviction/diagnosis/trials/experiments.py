@@ -24,8 +24,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from conviction.diagnosis.trials.answers import Batch, entropy, label_shares
 from conviction.diagnosis.trials.changes import CHANGES
 from conviction.diagnosis.trials.lone_trials import by_heart, probe_pixels, recompute_statistics
+from conviction.diagnosis.trials.plain_images import look_different
 from conviction.diagnosis.trials.setups import OutOfTime, Setup, copy_net, cut, make_trial, mixed, seed_all
-from conviction.diagnosis.trials.suspicions import Scene, general, learns, suspect, trained_in_eval
+from conviction.diagnosis.trials.suspicions import Scene, general, learns, learns_little, suspect, trained_in_eval
 from conviction.findings import trials
 from conviction.findings.observation import Observation, OptimizerSeen, Trial
 from conviction.randomness import random_state_kept
@@ -123,11 +124,14 @@ class _Bench:
             yield trial
 
     def _statistics(self) -> Trial | None:
-        tested = [(inputs, targets) for inputs, targets in self.captured.test_batches if targets is not None]
+        judged = self._tests() or self.judged
         try:
-            return recompute_statistics(self.captured.net, self.batches, tested or self.judged, self.captured.loss)
+            return recompute_statistics(self.captured.net, self.batches, judged, self.captured.loss)
         except Exception:  # a net that cannot be copied, a loss that takes other targets
             return None
+
+    def _tests(self) -> list[Batch]:
+        return [(inputs, targets) for inputs, targets in self.captured.test_batches if targets is not None]
 
     def _attempt(self, change: str, control: Trial | None) -> Trial | None:
         """Train a clone with one change; None where there is nothing to change or it cannot be done."""
@@ -157,7 +161,7 @@ class _Bench:
             optimizer=self._make_optimizer, settings={} if self.lr is None else {"lr": self.lr},
             clip_norm=self.captured.clip_norm, autocast=self.captured.autocast,
             scaled=self.captured.scaled or self.observation.scaler, factor=_factor(self.observation),
-            training=False if trained_in_eval(self.net) else None,
+            training=False if trained_in_eval(self.net) else None, tests=self._tests(),
         )  # fmt: skip
 
     def _make_optimizer(self, parameters: Iterable[nn.Parameter], settings: dict[str, Any]) -> torch.optim.Optimizer:
@@ -181,6 +185,7 @@ class _Bench:
             self.observation, self.net, self.optimizer, loss,
             None if values is None else float(values.std(correction=0)),
             None if values is None else float(values.mean()), self.lr,
+            learns_little(self.observation, self.entropy) and look_different(self.everything, self._tests()),
         )  # fmt: skip
 
 

@@ -32,7 +32,8 @@ class Setup:
     """A net that may be trained, and how.
 
     `factor` multiplies the loss that goes backward, -1 where the program maximises. `training` forces a mode (None
-    keeps that of every module), `settings` override the optimizer's (as its constructor knows them).
+    keeps that of every module), `tests` are batches of testing, `settings` override the optimizer's (as its
+    constructor knows them).
     """
 
     net: nn.Module
@@ -46,6 +47,7 @@ class Setup:
     scaled: bool = False
     factor: float = 1.0
     training: bool | None = None
+    tests: Sequence[Batch] = ()
     detour: Detour | None = None
     words: str = "as it is"
 

@@ -10,8 +10,9 @@ from conviction.diagnosis.trials.changes import usual_lr
 from conviction.findings import trials
 from conviction.findings.observation import LossSeen, NetSeen, Observation, OptimizerSeen
 
-# A program that learns loses this share of the loss of a net that never looks.
-_LEARNED = 0.1
+# A program that learns loses the first share of the loss of a net that never looks, one that learns well keeps less
+# than the second.
+_LEARNED, _WELL = 0.1, 0.6
 # Of what makes the logits: what belongs there only where the loss takes it.
 _ENDS = {"softmax", "relu", "sigmoid", "hardsigmoid", "hardtanh", "tanh", "dropout", "nativedropout", "threshold"}
 _CLASS_LOSSES = {"cross_entropy", "nll_loss"}
@@ -31,6 +32,7 @@ class Scene:
     inputs_std: float | None
     inputs_mean: float | None
     lr: float | None
+    tests_differ: bool = False  # little is learned, and test images of the same classes look different
 
     @property
     def update_ratio(self) -> float | None:
@@ -46,6 +48,7 @@ def suspect(scene: Scene, learns: bool | None) -> tuple[str, ...]:
         (trials.STATISTICS, _modes_differ(scene.observation)),
         (trials.SHUFFLED, _sorted(scene.observation)),
         (trials.STANDARDISED, _unscaled(scene) and not learns),
+        (trials.NO_AUGMENTATION, scene.tests_differ),
         (trials.CROSS_ENTROPY, _odd_loss(scene)),
         (trials.SIGN_TURNED, _rises(scene)),
         (trials.NO_CLIPPING, _clipped(scene.observation) and not learns),
@@ -60,6 +63,13 @@ def suspect(scene: Scene, learns: bool | None) -> tuple[str, ...]:
         (trials.HIGHER_LR, _lr_low(scene) and not learns),
     )
     return tuple(change for change, speaks in asked if speaks)
+
+
+def learns_little(observation: Observation, blind_loss: float | None) -> bool:
+    """Whether most of what there is to learn is not learned by the end."""
+    losses = [loss for step in observation.measured if (loss := _told(step.told, step.loss)) is not None]
+    few = max(2, len(losses) // 4)
+    return bool(losses) and blind_loss is not None and not statistics.fmean(losses[-few:]) < _WELL * blind_loss
 
 
 def general(suspected: tuple[str, ...]) -> tuple[str, ...]:
