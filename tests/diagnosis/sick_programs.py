@@ -796,4 +796,19 @@ loader = DataLoader(Noisy(x_train), 64, shuffle=True, num_workers=4)  #!
             ("F.mse_loss(ae(img), img)", "F.mse_loss(other(img), img)  #!"),
         ),
     ),
+    (
+        "update-divided",
+        mark(change(BOOK_SCRATCH, ("l.sum().backward()", "l.mean().backward()")), "param -= lr"),
+    ),
+    (
+        "update-divided",
+        mark(
+            change(
+                BOOK_SCRATCH,
+                ("l.sum().backward()", "l.mean().backward()"),
+                ("lr * param.grad / batch_size", "(lr / batch_size) * param.grad"),
+            ),
+            "param -= (lr",
+        ),
+    ),
 ]

@@ -119,7 +119,8 @@ KINDS = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam, "LBFGS": torch.optim.
 
 def program(
     net: nn.Module | None, batches: list[Any], *, kind: str = "Adam", loss: Any = cross_entropy, losses: Any = None,
-    clip_norm: float | None = None, autocast: Any = None, seen: dict[str, Any] | None = None, **settings: float,
+    clip_norm: float | None = None, autocast: Any = None, seen: dict[str, Any] | None = None,
+    tests: list[Any] | None = None, **settings: float,
 ) -> tuple[Observation, Taken]:  # fmt: skip
     """A program that does not learn, with what was seen of it."""
     given = {"lr": 1e-3, **settings}
@@ -137,7 +138,7 @@ def program(
         optimizers=(OptimizerSeen(0, kind, tuple(given.items()), 1000, (0,), steps=20),),
         losses=(LossSeen("cross_entropy", 20, lowest=-1.0, highest=1.0),), measured=steps,
     )  # fmt: skip
-    return replace(observation, **(seen or {})), Taken(net, net, batches, loss, make, [], clip_norm, autocast)
+    return replace(observation, **(seen or {})), Taken(net, net, batches, loss, make, tests or [], clip_norm, autocast)
 
 
 def net_seen(**changes: Any) -> dict[str, Any]:
@@ -203,6 +204,7 @@ def sick(batches: list[Any]) -> dict[str, tuple[Observation, Taken]]:
                                        loss=faint, seen={"autocast": "float16"}),
         trials.RELU: program(deep(nn.Sigmoid), batches, seen=probed(signals=(Layer(slope=0.2),) * 8)),
         trials.UNFROZEN: program(frozen(small()), batches, kind="SGD", lr=0.03, seen=net_seen(trainable=10)),
+        trials.NO_AUGMENTATION: program(small(), with_inputs(batches, lambda x: torch.rand_like(x)), tests=batches),
         trials.TRAIN_MODE: program(Undone(), batches, kind="SGD", lr=0.1, seen=net_seen(training_forwards_in_eval=19)),
     }  # fmt: skip
 

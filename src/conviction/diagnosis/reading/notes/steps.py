@@ -95,7 +95,8 @@ def _read_hand_steps(state: State) -> Iterator[SourceNote]:
         isinstance(node, ast.Attribute) and node.attr == "grad" and isinstance(node.ctx, (ast.Store, ast.Del))
         for node in state.program.nodes
     )
-    means = [node for node in state.program.calls("backward") if ".mean()" in ast.unparse(node)]
+    backwards = [ast.unparse(node) for node in state.program.calls("backward")]
+    means = any(".mean()" in text for text in backwards) and not any(".sum()" in text for text in backwards)
     for node in state.program.nodes:
         stepping = (
             isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Sub) and ".grad" in ast.unparse(node.value)
