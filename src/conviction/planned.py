@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 from torch import nn
 
@@ -135,6 +136,7 @@ def _without_data(net: str | nn.Module, images: Image | None, num_classes: int |
         made, name = sketch(net, num_classes, image), net
         by_name = None if is_foreign(net) else net
 
+        @cache  # traces and measurements are of copies
         def net_for(image: Image) -> nn.Module:
             return sketch(net, num_classes, image) if by_name else made
     else:
@@ -164,6 +166,7 @@ def _with_data(
     made = assemble(net, data, recipe, data_root, progress)
     opened, by_name = made.data, net if isinstance(net, str) and not is_foreign(net) else None
 
+    @cache
     def net_for(image: Image) -> nn.Module:
         return made.net if image == opened.image or by_name is None else sketch(by_name, opened.num_classes, image)
 

@@ -82,6 +82,10 @@ def _candidates(run: Run, can_recompute: bool) -> Iterator[tuple[dict[str, Any],
 
 
 def _tried(run: Run, program_for: ProgramFor, change: dict[str, Any], costs: str) -> list[Remedy]:
+    held = run.peak.bytes.get("optimizer", 0)
+    if "optimizer" in change and held < _LITTLE * run.peak.total_bytes:  # known without a trace: half its state goes
+        before = run.memory.reserved_bytes.expected
+        return [Remedy(change, before - held // 2, held // 2, run.memory.fits, costs, _why(run, change))]
     setting = replace(run.setting, **change)
     try:
         program = program_for(setting, run.image)
