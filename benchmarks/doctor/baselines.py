@@ -7,6 +7,7 @@ The tools' rules are written anew from their descriptions (`published.py`, with 
 generously judged: it names a cause when any of its words may mean that cause (`MEANINGS`). `--repair` tries what
 AutoTrainer's fix menu lists for the symptom it saw (success is 90 % of the twin's accuracy), and one change drawn at
 random.
+Today's log readers (`log_readers.py`) are asked too where they are installed.
 """
 
 from __future__ import annotations
@@ -23,15 +24,19 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import cases
+import log_readers
+import published
 import score
 import verify
 from cases import Case
-from published import MEANINGS, MENU, TOOLS
+from log_readers import READERS
+from published import MENU, TOOLS
 from recorder import MENDINGS
 from score import Answer
 
 import ledger
 
+ALL = TOOLS | READERS
 FILE = ledger.RESULTS / "doctor_baselines.jsonl"
 RECORDER = Path(__file__).parent / "recorder.py"
 PATIENCE_SECONDS = 300
@@ -61,12 +66,13 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
             return {"code": done.returncode, "err": done.stderr[-300:]}
         seen = json.loads(record.read_text())
         seen["tests"] = [float(word.strip(" %")) for word in re.findall(case.accuracy, done.stdout) if word != "nan"]
-        return {"code": done.returncode, "said": {name: ask(seen) for name, ask in TOOLS.items()}}
+        return {"code": done.returncode, "said": {name: ask(seen) for name, ask in ALL.items()}}
 
 
 def answer_of(case: Case, words: list[str]) -> Answer:
     """Return a tool's words as causes of ours: the true one first where a word may mean it."""
-    right = (case.cause or "",) if any(case.cause in MEANINGS[word] for word in words) else ()
+    meanings = published.MEANINGS | log_readers.MEANINGS
+    right = (case.cause or "",) if any(case.cause in meanings[word] for word in words) else ()
     return Answer(case, (*right, *words))
 
 
@@ -89,9 +95,9 @@ def print_tools(done: dict[str, Any], every: list[Case]) -> None:
     for split in ("calibrate", "score"):
         chosen = [case for case in every if case.split == split]
         table = {}
-        for name in TOOLS:
+        for name in (*TOOLS, *log_readers.NAMES):
             rows = [(case, done.get(ledger.name_of(job_of(case)), {}).get("said")) for case in chosen]
-            table[name] = score.summed([answer_of(case, said[name]) for case, said in rows if said is not None])
+            table[name] = score.summed([answer_of(case, said[name]) for case, said in rows if said and name in said])
         mine = [(case, ours.get(ledger.name_of(score.job_of(case, doctor, fix=False)))) for case in chosen]
         table["conviction diagnose"] = score.summed([score.answer_of(case, row) for case, row in mine if row])
         chance = sum(1 + len(case.also) for case in chosen if case.sick) / 46 / max(1, sum(c.sick for c in chosen))
