@@ -215,6 +215,7 @@ def test_teacher_student_and_average() -> None:
     assert (teacher.testing_forwards, teacher.training_forwards, teacher.testing_forwards_in_train) == (8, 0, 0)
     assert (student.training_forwards, student.moved) == (8, student.params)
     assert seen.losses[0].kind == "kl_div" and seen.losses[0].reduction == "batchmean"
+    assert [loader.trains for loader in seen.loaders] == [True], "the teacher's answers to training images are no test"
     assert observer.captured is not None and observer.captured.between == ("logsoftmax",)
 
 

@@ -47,7 +47,8 @@ class LoadersSeen:
         self.records: list[LoaderRecord] = []
         self.made: weakref.WeakKeyDictionary[Any, Place | None] = weakref.WeakKeyDictionary()
         self.recent: list[LoaderRecord] = []
-        self._by_hand: dict[bool, LoaderRecord] = {}
+        self.trained: set[object] = set()  # the nets that were seen to train
+        self._by_hand: dict[object, LoaderRecord] = {}  # training's batches (None), and those of testing by net
 
     def begin_pass(self, loader: Any) -> LoaderRecord:
         """Note that a loader is iterated over."""
@@ -91,11 +92,12 @@ class LoadersSeen:
                     return record
         return self.recent[-1] if self.recent else None
 
-    def add_by_hand(self, images: Tensor | None, labels: Tensor | None, trains: bool) -> None:
-        """Note a batch that came without a loader."""
-        record = self._by_hand.get(trains)
+    def add_by_hand(self, images: Tensor | None, labels: Tensor | None, trains: bool, net: object) -> None:
+        """Note a batch that came without a loader, for a net: a teacher's answers to training images are no test."""
+        key = None if trains else net
+        record = self._by_hand.get(key)
         if record is None:
-            record = self._by_hand[trains] = LoaderRecord(-1, trains=trains, tests=not trains)
+            record = self._by_hand[key] = LoaderRecord(-1, trains=trains, tests=not trains)
         record.batches += 1
         if images is not None and images.ndim:
             record.sizes[len(images)] += 1
@@ -118,10 +120,11 @@ class LoadersSeen:
     def seen(self) -> tuple[LoaderSeen, ...]:
         """Return the records as plain values."""
         records = list(self.records)
+        tests = [record for net, record in self._by_hand.items() if net in self.trained]
         if not any(record.trains for record in records):
-            records += [self._by_hand[trains] for trains in (True, False) if trains in self._by_hand]
-        elif False in self._by_hand and not any(record.tests for record in records):
-            records.append(self._by_hand[False])
+            records += ([self._by_hand[None]] if None in self._by_hand else []) + tests
+        elif not any(record.tests for record in records):
+            records += tests
         trained = set().union(*(record.images for record in records if record.trains))
         return tuple(_seen(record, number, trained) for number, record in enumerate(records))
 

@@ -156,7 +156,7 @@ class Passes:
             if not forward.graded and forward.source in self.loaders.recent:
                 self.loaders.recent.remove(forward.source)  # its batch is not what the next backward is about
         else:
-            self.loaders.add_by_hand(forward.inputs, None, trains=False)
+            self.loaders.add_by_hand(forward.inputs, None, False, record)
         self.keeper.keep_test(forward, forward.targets)
 
     def end_training(self, forward: Forward) -> None:
@@ -165,10 +165,11 @@ class Passes:
         record.training_forwards += 1
         record.training_forwards_in_eval += not forward.training
         record.forward_at = record.forward_at or forward.at
+        self.loaders.trained.add(record)
         if forward.source is not None:
             forward.source.trains = True
         else:
-            self.loaders.add_by_hand(forward.inputs, forward.targets, trains=True)
+            self.loaders.add_by_hand(forward.inputs, forward.targets, True, record)
         self.keeper.begin(record)
         self.keeper.keep(forward, forward.targets)
         if forward.samples is not None:
