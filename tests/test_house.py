@@ -11,7 +11,7 @@ SRC = Path(__file__).parent.parent / "src" / "conviction"
 # A file imports from lower floors or from its own folder only.
 FLOORS = {
     "errors": 0, "version": 0, "text": 0, "recipe": 0, "storage": 0, "heap": 0,
-    "nets": 1, "data": 1, "randomness": 1,
+    "nets": 1, "data": 1, "randomness": 1, "denormals": 1,
     "planning": 2, "metrics": 2, "probe": 2, "findings": 2,
     "training": 3, "runs": 4, "feeding": 4, "preflight": 4, "lr_range": 4,
     "sweep_figure": 4, "diagnosis": 4,

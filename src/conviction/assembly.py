@@ -17,6 +17,7 @@ from conviction.data import SETS, open_data
 from conviction.data.downloading import Progress
 from conviction.data.folder import load
 from conviction.data.records import Data
+from conviction.denormals import start_threads_flushed
 from conviction.environment import describe_environment
 from conviction.errors import ImageTooSmallError, UsageError
 from conviction.evaluation import answer, batch_size_for, device_of
@@ -76,6 +77,7 @@ def assemble(
     if not isinstance(data, (Data, str, os.PathLike)):
         raise UsageError(f"{printable(repr(data))[:80]} is no data", "", "give a Data, a folder or a name")
     torch.manual_seed(recipe.seed)
+    start_threads_flushed()  # before the data make torch start them
     opened, reopening = _open(data, recipe, data_root, progress)
     if isinstance(net, nn.Module):
         built, notes = net, _notes_on_own(recipe)

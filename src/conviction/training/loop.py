@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from conviction.denormals import denormals_flushed, start_threads_flushed
 from conviction.errors import DataError, UsageError
 from conviction.heap import keep_freed_memory
 from conviction.recipe import Recipe
@@ -64,6 +65,7 @@ class Training:
         self.device = torch.device(recipe.device)
         if self.device.type == "cpu":
             keep_freed_memory()
+            start_threads_flushed()
         self.optimizer = make_optimizer(net, recipe)
         self.average = AveragedNet(net, recipe.ema) if recipe.ema else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
@@ -110,12 +112,13 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)  # before the forward, whose activations need the room
         parts = split_batch(images, targets, self.recipe.micro_batch)
         again = recomputing(self.net) if self.recipe.checkpointing else contextlib.nullcontext()
-        with small_maps_multiplied(self.net), again:
-            told = [self._learn(*part) for part in run_in_parts(self.net, parts)]
-        if self.recipe.clip_norm:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip_norm)
-        self.scaler.step(self.optimizer)
+        with denormals_flushed(self.device):
+            with small_maps_multiplied(self.net), again:
+                told = [self._learn(*part) for part in run_in_parts(self.net, parts)]
+            if self.recipe.clip_norm:
+                self.scaler.unscale_(self.optimizer)
+                nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip_norm)
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
             self.average.update(self.net)
