@@ -172,9 +172,10 @@ def test_what_cannot_be_diagnosed_is_refused(finished: Run, small_data: Data, tm
     ):
         with pytest.raises(kind, match=match):
             conviction.diagnose(*words)
-    for options in ({"seconds": 1.0}, {"seconds": math.nan}, {"steps": 0}, {"arguments": ["x"]}, {"fix": True}):
+    for options in ({"seconds": 1.0}, {"seconds": math.nan}, {"steps": 0}, {"arguments": ["x"]}):
         with pytest.raises(UsageError, match=r" - (give|leave)"):
             conviction.diagnose(finished, **options)
+    assert not conviction.diagnose(finished, fix=True).fixed, "a healthy run needs no other recipe"
     empty = dataclasses.replace(finished, history=())
     with pytest.raises(WeightsError, match="nothing was trained"):
         conviction.diagnose(empty)

@@ -190,7 +190,7 @@ def test_change_that_has_nothing_to_change_is_none_made(change: str, images: Ten
     plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     nothing = {trials.NO_DROPOUT, trials.NO_DECAY, trials.NO_CLIPPING, trials.SHUFFLED, trials.FULL_PRECISION,
                trials.RELU, trials.UNFROZEN, trials.TRAIN_MODE, trials.USUAL_LR, trials.NEW_INIT_AND_LR,
-               trials.USUAL_SETTINGS}  # fmt: skip
+               trials.USUAL_SETTINGS, trials.NO_AUGMENTATION}  # fmt: skip
     made = CHANGES[change](setup_of(plain, images), OptimizerSeen(0, "Adam", (("lr", 1e-3),), 10))
     assert (made is None) is (change in nothing)
     assert made is None or made.words != "as it is"
