@@ -207,7 +207,8 @@ def diagnose(
 
     `what` is a script (`train.py`) or a notebook, run as it is with its `arguments` in a process of its own for
     `seconds` at most (or `steps` optimizer steps); a run or its folder; or a net with its `data`. What a script prints
-    goes to stderr. With `fix` a script gets a mended copy, `train.fixed.py`, beside it; nothing else is written.
+    goes to stderr. With `fix` a script gets a mended copy, `train.fixed.py`, beside it, and a run, or a net with its
+    data, the mended recipe as `NAME.fixed.toml`, tried anew for `seconds` a change; nothing else is written.
     """
     from conviction.diagnosing import diagnose
     from conviction.progress import choose_display, tell_download

@@ -55,13 +55,14 @@ def diagnose(
         raise UsageError("arguments are for a script", "", "leave them out, or give a .py file")
     if data is None and isinstance(what, (str, os.PathLike)):
         _refuse_net_alone(what)
-    from conviction.runs import Run
+    from conviction.runs import Run, read_run
 
     if data is None and isinstance(what, (str, os.PathLike, Run)):
         from conviction.run_diagnosis import diagnose_run
 
-        found = diagnose_run(what, steps=steps, seconds=seconds, data_root=data_root)
-        return _mend_run(what, found, steps, seconds, data_root) if fix else found
+        run = what if isinstance(what, Run) else read_run(Path(what))
+        found = diagnose_run(run, steps=steps, seconds=seconds, data_root=data_root)
+        return _mend_run(run, found, steps, seconds, data_root) if fix else found
     if data is None:
         raise UsageError("a net alone cannot be diagnosed", printable(type(what).__name__), "give its data too")
     if isinstance(what, Run):
@@ -120,12 +121,7 @@ def _diagnose_file(
     return dataclasses.replace(seen, fixed=str(written or ""), notes=(*seen.notes, *note))
 
 
-def _mend_run(
-    what: str | os.PathLike[str] | Run, found: Diagnosis, steps: int | None, seconds: float, data_root: str | None
-) -> Diagnosis:
-    from conviction.runs import Run, read_run
-
-    run = what if isinstance(what, Run) else read_run(Path(what))
+def _mend_run(run: Run, found: Diagnosis, steps: int | None, seconds: float, data_root: str | None) -> Diagnosis:
     if run.sources.net is None or run.sources.data is None:
         note = "Its net and data came from Python: diagnose(net, data, recipe, fix=True) mends its recipe."
         return dataclasses.replace(found, notes=(*found.notes, note)) if found.findings else found

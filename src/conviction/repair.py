@@ -23,7 +23,6 @@ from conviction.text import printable
 
 # Changes that are tried one after the other, each with what was found after the one before it.
 _MOST_CHANGES = 4
-_MOST_COPIES = 1000
 _LAST = 5  # losses whose mean tells how a trial ended
 
 # What mends a cause, in the order in which it is tried: knobs by name, None for what `fit` decides by itself.
@@ -105,9 +104,7 @@ def repair(
 
 def write_recipe(recipe: Recipe, beside: Path) -> Path | None:
     """Write a mended recipe as `NAME.fixed.toml` beside a run's folder; a file that is there is never written over."""
-    names = (beside.with_name(f"{beside.name}.fixed{f'-{number}' if number > 1 else ''}.toml")
-             for number in range(1, _MOST_COPIES))  # fmt: skip
-    return write_new(names, format_toml(recipe).encode())
+    return write_new(beside.with_name(f"{beside.name}.fixed.toml"), format_toml(recipe).encode())
 
 
 def _steps(

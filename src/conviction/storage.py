@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +22,8 @@ _REMEDIES = {
     errno.EPERM: "choose a folder that you may write to with --out",
     errno.EROFS: "choose a folder on a writable disk with --out",
 }
+
+_MOST_COPIES = 1000  # names that are tried for a new file
 
 
 @contextlib.contextmanager
@@ -87,18 +89,24 @@ def write_text(path: Path, content: str) -> Path:
     return write_bytes(path, content.encode())
 
 
-def write_new(paths: Iterable[Path], content: bytes) -> Path | None:
-    """Write durably to the first of `paths` where nothing is yet, and return it; None where all are taken."""
-    for path in paths:
-        with refusing(path):
+def numbered(path: Path, number: int) -> Path:
+    """Return the name of the copy of that number: the first is `NAME.ending` itself, the second `NAME-2.ending`."""
+    return path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+
+
+def write_new(path: Path, content: bytes) -> Path | None:
+    """Write durably to `path` where nothing is yet, else to `NAME-2.ending` and so on; None where all are taken."""
+    for number in range(1, _MOST_COPIES):
+        copy = numbered(path, number)
+        with refusing(copy):
             try:
-                path.open("xb").close()  # holds the name
+                copy.open("xb").close()
             except FileExistsError:
                 continue
         try:
-            return write_bytes(path, content)
+            return write_bytes(copy, content)
         except BaseException:
-            path.unlink(missing_ok=True)
+            copy.unlink(missing_ok=True)  # the empty file that held the name
             raise
     return None
 

@@ -24,6 +24,7 @@ from conviction.diagnosis.repairs.edits import (
 from conviction.diagnosis.repairs.fixes import FIXES, diff, fix_all, fix_for, fixed_name, write_fix
 from conviction.errors import ResourceError
 from conviction.findings.records import Finding
+from conviction.storage import numbered
 
 CAUSES = {
     "arguments-swapped": "wrong-model-passed",
@@ -390,5 +391,5 @@ def test_a_notebook_becomes_a_repaired_script(tmp_path: Path) -> None:
 def test_what_cannot_be_read_or_written_is_refused_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match=r"train\.py"):
         write_fix(tmp_path / "train.py", [finding("step-missing")])
-    assert fixed_name("dir/my.train.py", 3) == "dir/my.train.fixed-3.py"
+    assert numbered(Path(fixed_name("dir/my.train.py")), 3) == Path("dir/my.train.fixed-3.py")
     assert fixed_name("script") == "script.fixed.py"

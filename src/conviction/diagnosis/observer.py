@@ -13,12 +13,12 @@ from conviction.diagnosis.seen.clock import Clock
 from conviction.diagnosis.seen.events import Events
 from conviction.diagnosis.seen.guard import Enough, Guard
 from conviction.diagnosis.seen.hooks import Hooks
-from conviction.diagnosis.seen.optimizers import BY_HAND
 from conviction.diagnosis.seen.places import Places
 from conviction.diagnosis.seen.prints import PrintsSeen
 from conviction.diagnosis.seen.schedules import SchedulesSeen
 from conviction.diagnosis.trials.captured import Captured, sgd_by_hand
 from conviction.findings.observation import Ending, Observation
+from conviction.findings.readings import BY_HAND
 
 __all__ = ["Enough", "Observer"]
 

@@ -67,7 +67,6 @@ FIXES: dict[str, tuple[Callable[[Draft], str | None], ...]] = {
     "loss-graph-kept": (steps.drop_graph,),
 }  # fmt: skip
 _MOST_FINDINGS = 3
-_MOST_COPIES = 1000
 
 
 def fix_for(cause: str, notes: Sequence[SourceNote], text: str, finding: Finding) -> str | None:
@@ -93,11 +92,11 @@ def diff(old: str, new: str, filename: str) -> str:
     return "\n".join(lines)
 
 
-def fixed_name(filename: str, number: int = 1) -> str:
-    """Return the name of a repaired copy: `train.py` -> `train.fixed.py`, then `train.fixed-2.py`."""
+def fixed_name(filename: str) -> str:
+    """Return the name of a repaired copy: `train.py` -> `train.fixed.py`."""
     path = Path(filename)
     stem = path.stem if path.suffix in {".py", ".ipynb"} else path.name
-    return str(path.with_name(f"{stem}.fixed{f'-{number}' if number > 1 else ''}.py"))
+    return str(path.with_name(f"{stem}.fixed.py"))
 
 
 def fix_all(text: str, findings: Sequence[Finding], filename: str = "") -> str:
@@ -117,8 +116,7 @@ def write_fix(path: Path, findings: Sequence[Finding]) -> Path | None:
     changed = fix_all(text, findings, str(path))
     if changed == text:
         return None
-    names = (Path(fixed_name(str(path), number)) for number in range(1, _MOST_COPIES))
-    return write_new(names, changed.encode(encoding))
+    return write_new(Path(fixed_name(str(path))), changed.encode(encoding))
 
 
 def _read(path: Path) -> tuple[str, str]:

@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 
 from conviction.diagnosis.seen.nets import NetsSeen
 from conviction.findings.observation import OptimizerSeen, Place
+from conviction.findings.readings import BY_HAND
 
 _SETTINGS = ("lr", "momentum", "dampening", "eps", "weight_decay", "maximize", "nesterov", "alpha", "rho", "amsgrad")
-BY_HAND = "by hand"
 
 
 @dataclass(eq=False)

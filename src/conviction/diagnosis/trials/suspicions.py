@@ -67,7 +67,7 @@ def suspect(scene: Scene, learns: bool | None) -> tuple[str, ...]:
 
 def learns_little(observation: Observation, blind_loss: float | None) -> bool:
     """Whether most of what there is to learn is not learned by the end."""
-    losses = [loss for step in observation.measured if (loss := _told(step.told, step.loss)) is not None]
+    losses = _losses(observation)
     few = max(2, len(losses) // 4)
     return bool(losses) and blind_loss is not None and not statistics.fmean(losses[-few:]) < _WELL * blind_loss
 
@@ -82,7 +82,7 @@ def learns(observation: Observation, blind_loss: float | None) -> bool | None:
 
     `blind_loss` is the loss of a net that never looks, where it is known.
     """
-    losses = [loss for step in observation.measured if (loss := _told(step.told, step.loss)) is not None]
+    losses = _losses(observation)
     if any(not math.isfinite(loss) for loss in losses):
         return False
     if len(losses) < 8:
@@ -106,8 +106,10 @@ def trained_in_eval(net: NetSeen | None) -> bool:
     return net is not None and 2 * net.training_forwards_in_eval > net.training_forwards > 0
 
 
-def _told(told: float | None, loss: float | None) -> float | None:
-    return loss if told is None else told
+def _losses(observation: Observation) -> list[float]:
+    """Return the losses of the measured steps: what the loss function said, else what went backward."""
+    told = (step.loss if step.told is None else step.told for step in observation.measured)
+    return [loss for loss in told if loss is not None]
 
 
 def _frozen(scene: Scene) -> bool:
@@ -155,7 +157,7 @@ def _odd_loss(scene: Scene) -> bool:
 def _rises(scene: Scene) -> bool:
     if scene.optimizer.setting("maximize"):
         return True
-    losses = [value for step in scene.observation.measured if (value := _told(step.told, step.loss)) is not None]
+    losses = _losses(scene.observation)
     turned = any(step.told and step.loss and step.told * step.loss < 0 for step in scene.observation.measured)
     if turned or any(not math.isfinite(loss) for loss in losses):
         return turned
