@@ -145,7 +145,8 @@ class _Sweep:
         """Try the rates in rounds of ever fewer and longer runs; returns the best trial of the last round.
 
         Where the first round moved nothing, its order is chance: a net on its first plateau only needs longer. Then
-        the rates that did no harm get a round much longer, and the two best of that one twice as long.
+        the rates that did no harm get a round much longer, and the two best of that one half as long again: most of
+        what such a search costs is there.
         """
         steps = budget.first_steps
         ranked = yield from self._round(rates, steps)
@@ -155,7 +156,7 @@ class _Sweep:
             harmless = [trial for trial in ranked if trial.probe_loss < float(start.mean()) + _HARM] or ranked
             long = max(4 * steps, budget.patience)
             ranked = yield from self._round([trial.lr for trial in harmless[:_SECOND_LOOK]], long)
-            later = [(2, 2 * long)] if self._fell(start, ranked[0]) else []
+            later = [(2, 3 * long // 2)] if self._fell(start, ranked[0]) else []
         for count, length in later:
             ranked = yield from self._round([trial.lr for trial in ranked[:count]], length)
         return ranked[0]
