@@ -19,7 +19,7 @@ test: setup lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m 'not slow and not data and not gpu'
 
 test-slow: setup
-	$(BIN)/python -m pytest -m '(slow or data) and not gpu'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m '(slow or data) and not gpu'
 
 lint: setup
 	$(BIN)/ruff check src tests benchmarks
