@@ -36,6 +36,8 @@ GRID = (
     ("vgg7", 28, "bf16", "sgd", (0.05, 0.15, 0.5)),
     ("vgg11/4", 32, "bf16", "adamw", (0.0003, 0.0007, 0.0015, 0.003)),
     ("vgg16/4", 32, "bf16", "adamw", (0.0003, 0.0007, 0.0015)),
+    ("vgg11", 32, "bf16", "adamw", (0.0003, 0.001)),
+    ("vgg11-bn", 32, "bf16", "adamw", (0.0003, 0.001, 0.003)),
     ("nin", 67, "bf16", "adamw", (0.0003, 0.001, 0.002, 0.004)),
     ("nin-small", 28, "bf16", "adamw", (0.0003, 0.001, 0.002, 0.004)),
     ("nin-small", 28, "bf16", "sgd", (0.07, 0.2, 0.6)),
@@ -74,11 +76,14 @@ def shift_job(net: str, side: int, precision: str, batch: int, crop: str) -> dic
 
 def main() -> None:
     """Run what is missing, then print the table."""
-    arguments = ledger.parse(__doc__).parse_args()
+    parser = ledger.parse(__doc__)
+    parser.add_argument("--nets", nargs="+", help="only these")
+    arguments = parser.parse_args()
     path = ledger.RESULTS / "recipe_grid.jsonl"
     if not arguments.table:
         jobs = [job_of(*row[:4], rate) for row in GRID for rate in row[4]]
         jobs += [shift_job(*row, crop) for row in SHIFTS for crop in ("shift", "none")]
+        jobs = [job for job in jobs if job["net"] in (arguments.nets or [job["net"]])]
         ledger.work(path, jobs, run, arguments.workers, arguments.most)
     done = ledger.read(path)
     print(f"# The grid behind the recipes\n\n{ledger.told(__doc__)}\n\n{ledger.conditions(done.values())}.\n")
