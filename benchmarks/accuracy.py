@@ -38,7 +38,7 @@ NETS = (
     ("alexnet-book", 65, 224, "bf16", 256, 0.880, 0.847),
     ("resnet18-book", 28, 96, "bf16", 256, 0.910, 0.669),
 )
-CIFAR = (("alexnet-small", 6), ("googlenet-small", 2), ("resnet18-cifar", 1), ("vgg11-bn", 1))
+CIFAR = (("alexnet-small", 6), ("googlenet-small", 2), ("resnet18-cifar", 1), ("vgg11-bn", 2))
 
 
 def run(job: dict[str, Any], data: str, threads: int) -> dict[str, Any]:
