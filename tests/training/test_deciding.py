@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from conviction.errors import UsageError
-from conviction.nets import names
+from conviction.nets import names, sketch
 from conviction.recipe import Recipe, format_toml, parse_toml
 from conviction.training.deciding import Circumstances, decide, find_device
-from conviction.training.recipes import RECIPES, find_recipe
+from conviction.training.recipes import RECIPES, find_recipe, kind_of
 
 AROUND = Circumstances(train_images=1000, mirrors=True, cropped=False, side=28)
 PLAIN = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2))
@@ -21,6 +21,7 @@ NORMED = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flat
 SQUASHING = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(2, 2))
 SQUASHING_NORMED = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Sigmoid(), nn.Flatten(), nn.Linear(2, 2))
 DEEP = nn.Sequential(*[nn.Conv2d(1, 1, 3) for _ in range(11)])
+WIDE = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(4, 2048), nn.ReLU(), nn.Linear(2048, 2))
 
 GIVEN: dict[str, Any] = {
     "epochs": 3, "batch_size": 7, "micro_batch": 3, "image_size": 64, "optimizer": "sgd", "lr": 0.123,
@@ -31,7 +32,7 @@ GIVEN: dict[str, Any] = {
 OPEN = [field.name for field in dataclasses.fields(Recipe) if field.default is None]
 
 
-@pytest.mark.parametrize("net", [PLAIN, NORMED, SQUASHING, SQUASHING_NORMED, DEEP])
+@pytest.mark.parametrize("net", [PLAIN, NORMED, SQUASHING, SQUASHING_NORMED, DEEP, WIDE])
 @pytest.mark.parametrize("images", [1, 3, 600, 1_000_000])
 def test_nothing_stays_open(net: nn.Module, images: int) -> None:
     for optimizer in (None, "sgd", "adamw"):
@@ -44,6 +45,16 @@ def test_nothing_stays_open(net: nn.Module, images: int) -> None:
         assert Recipe(**parse_toml(format_toml(decided))) == decided
         assert len(notes) == 1
         assert f"lr {decided.lr}" in notes[0]
+
+
+def test_a_net_of_ones_own_is_known_by_what_step_it_stands() -> None:
+    nets = {"shallow": PLAIN, "normed": NORMED, "squashing": SQUASHING, "squashing, normed": SQUASHING_NORMED,
+            "deep": DEEP, "wide": WIDE}  # fmt: skip
+    assert {kind: kind_of(net) for kind, net in nets.items()} == {kind: kind for kind in nets}
+    assert kind_of(nn.Sequential(nn.Flatten(), nn.Linear(4, 5000))) == "shallow", "many classes are no wide layer"
+    for ours, theirs in (("vgg16-bn", "wide"), ("alexnet", "wide"), ("resnet18", "normed"), ("vgg7-bn/4", "normed")):
+        assert kind_of(sketch(ours, 10, (3, 64, 64))) == theirs, ours
+    assert find_recipe(nn.Identity(), "vgg16-bn").adamw == find_recipe(WIDE).adamw
 
 
 def test_every_open_knob_is_tried() -> None:

@@ -52,11 +52,13 @@ RECIPES = (
 _OWN = {
     "squashing, normed": NetRecipe("", 0.02, 0.5, 0.0, 0.0, "sigmoids or tanh with norms"),
     "squashing": NetRecipe("", 0.005, 0.1, 1.0, 0.0, "sigmoids or tanh shrink gradients"),
+    "wide": NetRecipe("", 0.0005, 0.02, 1.0, 0.0, "large linear layers within overshoot, norms elsewhere or not"),
     "normed": NetRecipe("", 0.003, 0.05, 0.0, 0.0, "norms make large steps safe"),
     "shallow": NetRecipe("", 0.001, 0.02, 1.0, 0.0, "a few layers without a norm"),
     "deep": NetRecipe("", 0.0005, 0.01, 1.0, 0.0, "many layers without a norm"),
 }
 _SHALLOW = 10  # layers with weights
+_WIDE = 2048  # outputs of a linear layer that is not the last
 _RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Mish)
 
 
@@ -70,7 +72,7 @@ def find_recipe(net: nn.Module, name: str | None = None) -> NetRecipe:
 
 
 def kind_of(net: nn.Module) -> str:
-    """Return the kind of a net: `squashing, normed`, `squashing`, `normed`, `shallow` or `deep`."""
+    """Return the kind of a net: `squashing, normed`, `squashing`, `wide`, `normed`, `shallow` or `deep`."""
     modules = list(net.modules())
     normed = any(
         isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)) for module in modules
@@ -79,5 +81,7 @@ def kind_of(net: nn.Module) -> str:
     # Beside rectifiers a sigmoid is a gate, as in squeeze-and-excitation.
     if squashing and not any(isinstance(module, _RECTIFIERS) for module in modules):
         return "squashing, normed" if normed else "squashing"
+    if any(width >= _WIDE for width in [each.out_features for each in modules if isinstance(each, nn.Linear)][:-1]):
+        return "wide"
     layers = sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in modules)
     return "normed" if normed else "shallow" if layers <= _SHALLOW else "deep"
