@@ -156,9 +156,9 @@ def _twins(sections: dict[str, tuple[int, ...]]) -> tuple[tuple[int, int], ...]:
 
     What the second step leaves beyond that (nothing, in a step that repeats itself) would pile up and is refused.
     """
-    left = sorted(~event for event in sections["steady"] if event < 0 and ~event not in sections["steady"])
-    born = [event for event in sections["steady"] if event >= 0]
-    new = [slot for slot in born if ~slot not in set(sections["steady"])]
+    steady = set(sections["steady"])
+    left = sorted(~event for event in steady if event < 0 and ~event not in steady)
+    new = [event for event in sections["steady"] if event >= 0 and ~event not in steady]
     if len(left) != len(new):
         raise UsageError("each step of this net leaves more behind than the last", "",
                          "keep no tensors in the net between steps")  # fmt: skip

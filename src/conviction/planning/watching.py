@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conviction.planning.accumulation import sole_holders, summed_in_place
 from conviction.planning.operations import macs_of, moved_bytes_of, scratch_of, tensors_in
+from conviction.planning.recalling import answer
 
 
 @dataclass
@@ -87,7 +88,7 @@ class Watcher(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         output = None if self.running else summed_in_place(func, args, self._sole)
         if output is None:
-            output = func(*args, **(kwargs or {}))
+            output = answer(func, args, kwargs or {})
         layer = self._layer()
         for tensor in tensors_in(output):
             self.born(tensor, "temporary", layer)
