@@ -28,7 +28,7 @@ class LeNet(nn.Module):
 
 net = LeNet()
 sgd = torch.optim.SGD(net.parameters(), lr=0.2, momentum=0.9)
-for epoch in range(14):
+for epoch in range(26):
     for batch in torch.randperm(4000).split(80):
         sgd.zero_grad()
         loss = nn.functional.cross_entropy(net(X[batch]), Y[batch])
