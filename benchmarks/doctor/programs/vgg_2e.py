@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-torch.manual_seed(0)
+torch.manual_seed(1)
 cfg = [8, "M", 16, "M", 32, 32, "M", 48, 48, "M", 48, 48, "M"]
 
 
