@@ -59,6 +59,11 @@ def test_values_that_are_equal_are_not_the_same() -> None:
     images = ghost(2, 3, dtype=torch.int64)
     assert answer(aten.mul.Scalar, (images, 1), {}).dtype == torch.int64
     assert answer(aten.mul.Scalar, (images, 1.0), {}).dtype == torch.float32
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert answer(aten.mul.Scalar, (images, 1.0), {}).dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
     assert answer(aten.sum.dim_IntList, (images, [0], False), {}).shape == (3,)
     assert answer(aten.sum.dim_IntList, (images, [0], True), {}).shape == (1, 3)
 

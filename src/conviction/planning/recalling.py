@@ -29,7 +29,7 @@ def answer(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     if not _makes_anew(func):
         return func(*args, **kwargs)
     try:
-        key = (func, _signature(args), _signature(sorted(kwargs.items())))
+        key = (func, _signature(args), _signature(sorted(kwargs.items())), torch.get_default_dtype())
         form = _kept.get(key)
     except (TypeError, ValueError):  # something that no key can be made of
         return func(*args, **kwargs)
