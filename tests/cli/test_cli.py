@@ -1,5 +1,6 @@
 """The command: JSON and nothing else on stdout, one line for every refusal, the promised exit codes, quick to start."""
 
+import io
 import json
 import random
 import subprocess
@@ -65,6 +66,27 @@ def test_show_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert fields["params"] == sum(layer["params"] for layer in fields["layers"])
     code, out, _ = call(capsys, "show", "vgg11/4", "--image", "1x224x224", "--classes", "10")
     assert code == 0 and "43,093,322" in out
+
+
+OUT_OF_MEMORY = (
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.53 GiB. GPU 0 has a total capacity of 14.75 GiB "
+    "of which 318.06 MiB is free. Including non-PyTorch memory, this process has 14.43 GiB memory in use. Of the "
+    "allocated memory 12.11 GiB is allocated by PyTorch, and 1.98 GiB is reserved by PyTorch but unallocated."
+)
+
+
+@pytest.mark.parametrize("flags", [[], ["--net", "lenet", "--batch-size", "4"]])
+def test_explain_oom_reads_an_argument_a_file_and_standard_input_alike(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]
+) -> None:
+    file = tmp_path / "error.txt"
+    file.write_text(OUT_OF_MEMORY)
+    told = [call(capsys, "explain-oom", text, *flags, "--json") for text in (OUT_OF_MEMORY, file)]
+    for words in (["-", *flags], [*flags, "-"]):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(OUT_OF_MEMORY.encode())))
+        told.append(call(capsys, "explain-oom", *words, "--json"))
+    assert all(code == 0 for code, _, _ in told), told
+    assert len({out for _, out, _ in told}) == 1 and json.loads(told[0][1])["verdict"]
 
 
 def test_fit_evaluate_predict(capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def plan(
 
 @app.command(name="explain-oom", sort_key=8)
 def explain_oom(
-    text: Annotated[str, Parameter(help="the message, a file that holds it, or - for standard input")],
+    text: Annotated[str, Parameter(help="the message, its file, or - for standard input", allow_leading_hyphen=True)],
     /,
     *,
     net: Annotated[str | None, Parameter(help="the net that ran, to compare with its plan")] = None,

@@ -62,10 +62,17 @@ def read_message(text: str) -> str:
     if text == "-":
         return sys.stdin.buffer.read(_MOST_BYTES).decode(errors="replace")
     path = Path(text)
+    if not _is_file(path):
+        return text
     try:
-        if len(text) < 4096 and path.is_file():
-            with path.open("rb") as file:
-                return file.read(_MOST_BYTES).decode(errors="replace")
-    except (OSError, ValueError) as error:
-        raise DataError(f"the message cannot be read: {error}", printable(text[:200]), "give a text file") from error
-    return text
+        with path.open("rb") as file:
+            return file.read(_MOST_BYTES).decode(errors="replace")
+    except OSError as error:
+        raise DataError(f"the message cannot be read: {error.strerror}", printable(text), "give a text file") from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a message is no path: too long for a name, or with a zero byte
+        return False
