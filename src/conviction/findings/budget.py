@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from conviction.findings.learning import read_learning
+from conviction.findings.learning import has_ended, read_learning
 from conviction.findings.observation import Observation
-from conviction.findings.readings import blame, line_of, main_loss, notes_of, training_loader
+from conviction.findings.readings import blame, line_of, main_loss, notes_of, trained_net, training_loader
 from conviction.findings.records import Finding
 
 _FEW_STEPS = 500  # a program that takes more and still falls is slow for another reason
@@ -16,7 +16,7 @@ _KEPT = 5  # graphs that outlive their steps; a loss that is still in a variable
 def too_few_steps(observation: Observation) -> Finding | None:
     """The program ended by itself while its loss was still falling, far from learned, or before it could fall."""
     learning = read_learning(observation)
-    if observation.ending.how not in {"finished", "exit"} or learning.blind is None:
+    if not has_ended(observation) or learning.blind is None:
         return None
     falls = learning.still_falling and learning.state in {"slow", "partly"} and observation.steps <= _FEW_STEPS
     falls = falls and learning.steps >= _SEEN * observation.steps
@@ -34,6 +34,22 @@ def too_few_steps(observation: Observation) -> Finding | None:
 
 def loss_graph_kept(observation: Observation) -> Finding | None:
     """Losses that are kept keep all that they were computed from."""
+    return _kept_in_training(observation) or _kept_in_tests(observation)
+
+
+def _kept_in_tests(observation: Observation) -> Finding | None:
+    net = trained_net(observation)
+    if observation.test_graphs_kept < _KEPT or net is None:
+        return None
+    return blame(
+        "loss-graph-kept", f"the graphs of {observation.test_graphs_kept} test passes were there at once, for a "
+        "backward that never comes", "a test without graphs",
+        "test under torch.no_grad(), and keep outputs.detach() or the numbers only",
+        line_of(observation, "answers-kept", "loss-kept", "no-grad-missing", otherwise=net.test_at), confidence=0.85,
+    )  # fmt: skip
+
+
+def _kept_in_training(observation: Observation) -> Finding | None:
     told = notes_of(observation, "loss-kept")
     least = 2 if told else _KEPT
     if observation.graphs_kept < least or observation.graphs_kept < 0.05 * observation.steps:

@@ -30,6 +30,7 @@ from conviction.findings.trials import (
 
 _SORTED = 0.7  # share of the entropy that batches of this size have by chance
 _SHARED = 0.02  # share of test images that are in the training too: real sets hold some twins
+_LOPSIDED = 0.5  # share of the entropy of even classes below which one class drowns the others
 _TWINS = 0.3  # share of images of a pass that are equal to another one
 
 
@@ -137,15 +138,11 @@ def class_imbalance(observation: Observation) -> Finding | None:
         return None
     share, largest = loader.entropy_all / math.log(classes), loader.largest_class_share
     learning = read_learning(observation)
-    if (
-        share >= 0.9
-        or largest is None
-        or largest < 0.5
-        or loader.batches < 5
-        or not _answers_largest(learning.accuracy, largest)
-    ):
+    if share >= 0.9 or largest is None or largest < 0.5 or loader.batches < 5:
         return None
-    if not learning.fails and learning.state != "slow":
+    # Of labels that are nearly all the same the loss is small whatever is learned: the answers tell.
+    lopsided = share < _LOPSIDED and learning.accuracy is not None
+    if not _answers_largest(learning.accuracy, largest) or not (learning.fails or learning.state == "slow" or lopsided):
         return None
     return blame(
         "class-imbalance", f"{100 * largest:.0f} % of the labels are of one class; {learning}",
@@ -157,21 +154,22 @@ def class_imbalance(observation: Observation) -> Finding | None:
 def train_test_leak(observation: Observation) -> Finding | None:
     """Test images that training saw. Measuring accuracy on the training images as well is no leak."""
     tests = [loader for loader in observation.loaders if not loader.trains and loader.shared_with_training is not None]
-    told = notes_of(observation, "data-on-test")
+    told = notes_of(observation, "data-on-test", "test-joined")
+    training = training_loader(observation)
     for loader in tests:
         shared = loader.shared_with_training or 0.0
         whole = shared > 0.98  # a second look at the training images, if there is another test
         says_test = any("test" in line.text.lower() or "val" in line.text.lower() for line in observation.printed)
         if (
             shared < _SHARED
-            or _is_one_batch(loader, training_loader(observation))
-            or (whole and not told and (len(tests) > 1 or not says_test))
+            or _is_one_batch(loader, training)
+            or (whole and not told and (len(tests) > 1 or not (says_test or _is_small_part(loader, training))))
         ):
             continue
         return blame(
             "train-test-leak", f"{100 * shared:.0f} % of the images of a test are training images",
             "0 %: a test on images that training never saw", "split once, before anything else, and remove duplicates",
-            line_of(observation, "data-on-test", otherwise=loader.made_at),
+            line_of(observation, "data-on-test", "test-joined", otherwise=loader.made_at),
             confidence=0.9 if told or not whole else 0.7,
         )  # fmt: skip
     return None
@@ -198,14 +196,22 @@ def worker_seed(observation: Observation) -> Finding | None:
         return None
     share = loader.duplicates / (loader.batches * loader.batch_size)
     told = notes_of(observation, "loader-worker-random")
-    if share < (0.05 if told else _TWINS):
+    if not told and share < _TWINS:
         return None
+    seen = f"{100 * share:.0f} % of the images of a pass are equal to another, with {loader.workers} workers"
     return blame(
-        "worker-seed",
-        f"{100 * share:.0f} % of the images of a pass are equal to another, with {loader.workers} workers",
-        "images that differ", "draw random numbers from torch, or seed each worker in worker_init_fn",
-        line_of(observation, "loader-worker-random", otherwise=loader.made_at), confidence=0.85 if told else 0.6,
+        "worker-seed", f"{told[0].text}; {seen}" if told else seen,
+        "draws that differ from worker to worker", "draw random numbers from torch, or seed each worker in "
+        "worker_init_fn", line_of(observation, "loader-worker-random", otherwise=loader.made_at),
+        confidence=0.85 if told else 0.6,
     )  # fmt: skip
+
+
+def _is_small_part(tests: LoaderSeen, training: LoaderSeen | None) -> bool:
+    """Whether a loader of its own gives a small part of the images that training has, as a test that got into it."""
+    if tests.made_at is None or training is None or not tests.samples or not training.samples:
+        return False
+    return tests.samples < 0.6 * training.samples
 
 
 def _is_one_batch(tests: LoaderSeen, training: LoaderSeen | None) -> bool:

@@ -14,6 +14,7 @@ from conviction.findings.trials import confirmed, control_learns, trial
 # Measured losses below which nothing is said, and the share of the blind loss under which a net has learned something
 # (as in the preflight's overfit) or much.
 _LEAST, _LEARNED, _WELL = 6, 0.9, 0.6
+_ENOUGH = 100  # steps in which a program that can learn has learned more than a little
 # The same by answers: share of what lies above always answering the most frequent class.
 _LEARNED_ANSWERS, _WELL_ANSWERS = 0.1, 0.5
 _ERRORS = 3.0  # standard errors that a trend has to exceed
@@ -35,6 +36,7 @@ class Learning:
     accuracy: float | None = None
     steps: int = 0
     still_falling: bool = False
+    ended: bool = False
 
     @property
     def fails(self) -> bool:
@@ -45,6 +47,11 @@ class Learning:
     def learns(self) -> bool:
         """Whether it has learned something."""
         return self.state in {"well", "partly"}
+
+    @property
+    def poor(self) -> bool:
+        """Whether it has learned little, and no more is to come: it has levelled off, or the program has ended."""
+        return self.state == "partly" and self.steps >= _ENOUGH and (self.ended or not self.still_falling)
 
     def __str__(self) -> str:
         if self.first is None or self.last is None:
@@ -71,7 +78,12 @@ def read_learning(observation: Observation) -> Learning:
     state = _state(values, blind) if blind else _relative_state(values)
     state = _better(state, _answers_state(accuracy, training_loader(observation), class_count(observation)))
     falling = _falls(values[len(values) // 2 :] if len(values) >= 24 else values)
-    return Learning(state, first, last, blind, accuracy, total, falling)
+    return Learning(state, first, last, blind, accuracy, total, falling, has_ended(observation))
+
+
+def has_ended(observation: Observation) -> bool:
+    """Whether the program came to its own end."""
+    return observation.ending.how in {"finished", "exit"}
 
 
 def blind_loss(observation: Observation) -> float | None:
@@ -89,11 +101,14 @@ def blind_loss(observation: Observation) -> float | None:
     return entropy if entropy is not None and 0.02 * even < entropy <= even and not (loss and loss.weighted) else even
 
 
-def weigh(observation: Observation, confidence: float, *changes: str) -> tuple[float, str | None] | None:
+def weigh(
+    observation: Observation, confidence: float, *changes: str, plain: bool = False
+) -> tuple[float, str | None] | None:
     """Return how sure a cause is, and the words of the trial that made it so; None where the program shows no need.
 
     Each of `changes` is a trial that would mend the cause. Where one is confirmed it decides, whatever the losses say
-    yet; where none was tried the program has to fail; where it was tried in vain the cause is less likely.
+    yet; where none was tried the program has to fail; where it was tried in vain the cause is less likely. A `plain`
+    cause, which no healthy program shows, is believed of one that learns poorly, too.
     """
     cure = next((found for change in changes if confirmed(observation, change)
                  if (found := trial(observation, change)) is not None), None)  # fmt: skip
@@ -102,10 +117,12 @@ def weigh(observation: Observation, confidence: float, *changes: str) -> tuple[f
         return None
     if cure is not None:
         return (_SURE_BY_TRIAL if learning.fails else 0.8), words_of(cure)
+    in_vain = any(trial(observation, change) is not None for change in changes)
+    if plain and learning.poor and not in_vain:
+        return 0.9 * confidence, None
     # A clone that learns where the program does not: the fault lies in the loop, unless it came with the steps.
     if not learning.fails or (control_learns(observation) and learning.state in {"stuck", "rose"}):
         return None
-    in_vain = any(trial(observation, change) is not None for change in changes)
     return (0.6 * confidence if in_vain else confidence), None
 
 

@@ -23,7 +23,7 @@ def clip_too_low(observation: Observation) -> Finding | None:
     left = middle(norm / found for norm, found in clipped)
     if len(clipped) < 3 or len(cut) <= _ALWAYS * len(clipped) or left is None or left >= _LITTLE:
         return None
-    weight = weigh(observation, 0.85, NO_CLIPPING)
+    weight = weigh(observation, 0.85, NO_CLIPPING, plain=True)
     if weight is None:
         return None
     optimizer = main_optimizer(observation)
@@ -63,7 +63,7 @@ def dropout_too_high(observation: Observation) -> Finding | None:
     layer, worst, on_maps = max(net.dropouts, key=lambda dropout: (dropout[1] > _ON_MAPS and dropout[2], dropout[1]))
     if kept >= _KEPT and not (on_maps and worst > _ON_MAPS) and worst < 0.75:
         return None
-    weight = weigh(observation, 0.8, NO_DROPOUT)
+    weight = weigh(observation, 0.8, NO_DROPOUT, plain=True)
     if weight is None:
         return None
     return blame(

@@ -56,9 +56,11 @@ def activation_on_logits(observation: Observation) -> Finding | None:
     if name is None:
         # Averaged after a ReLU, as NiN was published: it learns, unless too much of the signal is cut off.
         pooled = bool(told) or loss.made_by.startswith(("mean", "adaptive", "avgpool"))
-        if not pooled or loss.lowest is None or loss.lowest < 0 or not (experiment or read_learning(observation).fails):
+        learning = read_learning(observation)
+        fails = learning.fails or (bool(told) and learning.poor)
+        if not pooled or loss.lowest is None or loss.lowest < 0 or not (experiment or fails):
             return None
-        name, confidence = "ReLU, averaged", 0.9 if experiment else 0.5
+        name, confidence = "ReLU, averaged", 0.9 if experiment else 0.7 if told else 0.5
     span = "" if loss.lowest is None or loss.highest is None else f", from {loss.lowest:.3g} to {loss.highest:.3g}"
     shape = "x".join(str(size) for size in loss.input_shape)
     return blame(

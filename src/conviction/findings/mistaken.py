@@ -51,7 +51,9 @@ def _unused_net(observation: Observation) -> Finding | None:
     notes, net = notes_of(observation, "net-unused", "class-unused"), trained_net(observation)
     learning = read_learning(observation)
     note = next(iter(notes), None)
-    if note is None or net is None or (learning.learns and "never trained" not in note.text):
+    if note is None or net is None or (learning.state == "well" and "never trained" not in note.text):
+        return None
+    if learning.learns and note.kind == "class-unused":
         return None
     if learning.state == "unknown" or (note.kind == "class-unused" and not learning.fails):
         return None

@@ -225,7 +225,8 @@ class Observation:
 
     `evidence` is the preflight's view (probe, inputs, labels, step, one update, one-batch overfit) of the trained net
     at its first step, on a clone. `mixing` is how far other images change an image's logits in eval mode, relative to
-    their own spread. `graphs_kept` counts the steps whose graph outlived them by three steps and more.
+    their own spread. `graphs_kept` counts the steps whose graph outlived them by three steps and more;
+    `test_graphs_kept` is the most graphs of passes without a backward that were there at once.
     """
 
     steps: int
@@ -242,6 +243,7 @@ class Observation:
     mode_gap: ModeGap | None = None
     mixing: float | None = None
     graphs_kept: int = 0
+    test_graphs_kept: int = 0
     memory_growth_bytes: float | None = None  # per step
     not_finite: str = ""  # first module with outputs that are not finite
     not_finite_at_step: int | None = None

@@ -119,7 +119,8 @@ def frozen_params(observation: Observation) -> Finding | None:
     share = net.trainable / net.params
     if share >= _FEW:
         return None
-    weight = (1.0, None) if share == 0 else weigh(observation, 0.85, UNFROZEN)
+    told = bool(notes_of(observation, "parameters-frozen"))
+    weight = (1.0, None) if share == 0 else weigh(observation, 0.85, UNFROZEN, plain=told)
     if weight is None:
         return None
     return blame(

@@ -39,7 +39,7 @@ def init_tiny(observation: Observation) -> Finding | None:
 
 def init_huge(observation: Observation) -> Finding | None:
     """The net is sure of wrong answers before it has learnt anything."""
-    return _of_start(observation, signals.init_huge, NEW_INIT) or start_by_hand(observation, "init-huge")
+    return _of_start(observation, signals.init_huge, NEW_INIT, plain=True) or start_by_hand(observation, "init-huge")
 
 
 def init_collapse(observation: Observation) -> Finding | None:
@@ -47,6 +47,8 @@ def init_collapse(observation: Observation) -> Finding | None:
     loss = main_loss(observation)
     if loss is not None and (loss.made_by in _SQUASHED or loss.rows_sum_to_one):
         return None
+    if observation.evidence is not None and signals.dead_relu(observation.evidence) is not None:
+        return None  # nothing comes through a layer of dead units either
     return _of_start(observation, signals.init_collapse, NEW_INIT)
 
 
@@ -83,13 +85,15 @@ def non_finite(observation: Observation) -> Finding | None:
     )  # fmt: skip
 
 
-def _of_start(observation: Observation, check: Callable[[Evidence], Finding | None], *cures: str) -> Finding | None:
+def _of_start(
+    observation: Observation, check: Callable[[Evidence], Finding | None], *cures: str, plain: bool = False
+) -> Finding | None:
     """Ask a check of the preflight's; believe it where the program fails, or a trial with another start does not."""
     found = None if observation.evidence is None else check(observation.evidence)
     if found is None:
         return None
     learning, net = read_learning(observation), trained_net(observation)
-    weight = weigh(observation, found.confidence, *cures)
+    weight = weigh(observation, found.confidence, *cures, plain=plain)
     # That a start is stuck for good is told by its numbers; the steps of a trial may be too few for a cure to show.
     if found.hard and (learning.state == "unknown" or (weight is not None and weight[1] is None)):
         weight = found.confidence, found.experiment

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from conviction.findings import inputs
 from conviction.findings.by_hand import pace_by_hand
-from conviction.findings.learning import read_learning, weigh
+from conviction.findings.learning import read_learning, weigh, words_of
 from conviction.findings.observation import Observation, OptimizerSeen, Place, StepSeen
 from conviction.findings.readings import (
     batch_size,
@@ -24,12 +24,15 @@ from conviction.findings.readings import (
 )
 from conviction.findings.records import Finding
 from conviction.findings.trials import (
+    AS_IT_IS,
     HIGHER_LR,
     LOWER_LR,
     NO_DECAY,
     USUAL_LR,
     USUAL_SETTINGS,
     confirmed,
+    is_ahead,
+    trial,
 )
 
 _LOWEST = 1e-6
@@ -40,6 +43,7 @@ _ABSURD_UPDATE, _LARGE_UPDATE = 0.3, 0.1  # of the weights' size, in one step
 # Smallest healthy median of update over weight (findings/rates): small heads make SGD's first updates small.
 _SLOW_UPDATE, _SLOW_ADAPTIVE_UPDATE = 3e-5, 1e-4
 _DEAD_LR = 0.01  # share of the highest rate at which nothing is learned any more
+_GONE_LR = 1e-4  # and at which nothing can be
 
 
 def lr_absurd(observation: Observation) -> Finding | None:
@@ -124,7 +128,7 @@ def schedule_kills_lr(observation: Observation) -> Finding | None:
     """The rate falls to nothing long before the end. A cosine that ends at zero does so in its last steps only."""
     learning = read_learning(observation)
     steps = [step for step in measured_steps(observation) if math.isfinite(step.lr)]
-    if len(steps) < 6 or learning.state == "well":
+    if len(steps) < 6:
         return None
     highest = max(step.lr for step in steps)
     top = next(step.index for step in steps if step.lr == highest)
@@ -133,6 +137,10 @@ def schedule_kills_lr(observation: Observation) -> Finding | None:
         return None
     last = steps[-1].index
     share = (last - dead.index) / max(1, last)
+    told = notes_of(observation, "scheduler-per-batch")
+    # A healthy schedule may end at a small rate; nothing learns at one that is gone altogether.
+    if learning.state == "well" and not (told and steps[-1].lr < _GONE_LR * highest):
+        return None
     loader = training_loader(observation)
     epoch = loader.samples / loader.batch_size if loader and loader.samples and loader.batch_size else math.inf
     within_epoch = dead.index < epoch
@@ -155,11 +163,14 @@ def optimizer_settings(observation: Observation) -> Finding | None:
     if optimizer is None or odd is None:
         return None
     name, value, expected, impossible = odd
-    weight = weigh(observation, 0.8, USUAL_SETTINGS)
+    weight = weigh(observation, 0.8, USUAL_SETTINGS, plain=True)
     if weight is None:
-        if not impossible or read_learning(observation).learns:
-            return None
-        weight = 0.9, None
+        if read_learning(observation).learns:
+            weight = _better_as_usual(observation)
+        elif impossible:
+            weight = 0.9, None
+    if weight is None:
+        return None
     return blame(
         "optimizer-settings", f"{rule_of(optimizer)} with {name} {value:g}; {read_learning(observation)}",
         f"{name} {expected}", f"leave {name} at its default",
@@ -182,7 +193,7 @@ def weight_decay_dominates(observation: Observation) -> Finding | None:
     shrunk = sizes[-1] / sizes[0] if len(sizes) > 1 else 1.0
     # Decoupled decay does not pass through the gradient: it takes lr x decay off the weights in every step.
     strong = lr * decay > 1e-3 if optimizer.kind.lower() == "adamw" else (pull or 0.0) > 1
-    weight = weigh(observation, 0.85, NO_DECAY)
+    weight = weigh(observation, 0.85, NO_DECAY, plain=True)
     if not strong or shrunk > 0.9 or weight is None:
         return None
     against = "" if pull is None else f", {pull:.2g} times the gradient"
@@ -224,6 +235,14 @@ def _has_run(observation: Observation) -> bool:
 def _is_rising(steps: Sequence[StepSeen]) -> bool:
     """Whether the rate is on its way up."""
     return len(steps) > 2 and steps[-1].lr > 1.05 * steps[0].lr and steps[-1].lr >= max(step.lr for step in steps)
+
+
+def _better_as_usual(observation: Observation) -> tuple[float, str] | None:
+    """Return how sure it is that an odd setting harms a program that learns: a clone with the usual ones is ahead."""
+    usual, control = trial(observation, USUAL_SETTINGS), trial(observation, AS_IT_IS)
+    if usual is None or control is None or not is_ahead(usual, control):
+        return None
+    return 0.7, words_of(usual)
 
 
 def _odd_setting(optimizer: OptimizerSeen) -> tuple[str, float, str, bool] | None:

@@ -73,6 +73,15 @@ def confirmed(observation: Observation, change: str) -> bool:
     return ahead and not behind
 
 
+def is_ahead(changed: Trial, control: Trial) -> bool:
+    """Whether the clone with the change knows more than the one as it is, by 3 standard errors of whatever tells."""
+    held, before = _held_progress(changed), _held_progress(control)
+    ahead = [gain - known > _ERRORS * error for gain, known, error in _comparisons(changed, control)]
+    if held is not None and before is not None:
+        ahead.append(held - before > _ERRORS * math.hypot(_held_error(changed), _held_error(control)))
+    return any(ahead) and learned(changed)
+
+
 def cures(observation: Observation) -> tuple[str, ...]:
     """Return the changes that `confirmed` holds for, in the order in which they were tried."""
     return tuple(trial.change for trial in observation.trials if confirmed(observation, trial.change))

@@ -199,6 +199,7 @@ class Events(Passes):
         return {
             "steps": self.steps.count, "backwards": self.backwards, "nets": self.nets.seen(),
             "losses": self.losses.seen(), "loaders": self.loaders.seen(), "graphs_kept": self.forwards.graphs_kept,
+            "test_graphs_kept": self.forwards.test_graphs_kept,
             "memory_growth_bytes": self.memory.growth_bytes(), "not_finite": self.looks.not_finite,
             "not_finite_at_step": self.looks.not_finite_at_step, "autocast": self.autocast, "scaler": self.scaler,
         }  # fmt: skip

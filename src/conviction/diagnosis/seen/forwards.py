@@ -36,6 +36,7 @@ class Forward:
     tokens: list[Any] = field(default_factory=list)  # weak
     outputs: list[tuple[Any, tuple[Any, ...]]] = field(default_factory=list)  # weak tensors and where they were
     targets: Tensor | None = None
+    beside: int = 0  # passes before it whose graphs were still there
 
     @property
     def samples(self) -> int | None:
@@ -55,6 +56,7 @@ class ForwardsSeen:
     marks: Marks
     waiting: list[Forward] = field(default_factory=list)
     graphs_kept: int = 0
+    test_graphs_kept: int = 0  # most that were there at once, of passes that no backward came to
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _spent: dict[Place | None, list[Any]] = field(default_factory=dict)
 
@@ -77,15 +79,21 @@ class ForwardsSeen:
 
     def wait(self, forward: Forward) -> list[Forward]:
         """Let a pass wait for its backward; returns those that have waited in vain."""
-        if forward not in self.waiting:
-            self.waiting.append(forward)
         gone = [one for one in self.waiting if not one.alive and one is not forward]
+        if forward not in self.waiting:
+            forward.beside = len(self.waiting) - len(gone)
+            self.waiting.append(forward)
         gone += self.waiting[: max(0, len(self.waiting) - len(gone) - _MOST_WAITING)]
         return self._drop(gone)
 
     def _drop(self, gone: list[Forward]) -> list[Forward]:
         self.waiting = [one for one in self.waiting if one not in gone]
         return gone
+
+    def end_test(self, forward: Forward) -> None:
+        """Note that no backward pass came: the graphs that were there beside its own were kept for nothing."""
+        if forward.tokens and not forward.alive:
+            self.test_graphs_kept = max(self.test_graphs_kept, forward.beside)
 
     def confirm(self, tensors: list[Tensor], exact: bool) -> tuple[list[Forward], list[Forward], list[Tensor] | None]:
         """Sort the passes at a backward pass: those it goes through, and those that have waited in vain.

@@ -49,6 +49,8 @@ class LoadersSeen:
         self.recent: list[LoaderRecord] = []
         self.trained: set[object] = set()  # the nets that were seen to train
         self._by_hand: dict[object, LoaderRecord] = {}  # training's batches (None), and those of testing by net
+        self._latest_test: tuple[LoaderRecord, set[int]] | None = None
+        self._latest_trained: set[int] = set()
 
     def begin_pass(self, loader: Any) -> LoaderRecord:
         """Note that a loader is iterated over."""
@@ -93,7 +95,10 @@ class LoadersSeen:
         return self.recent[-1] if self.recent else None
 
     def add_by_hand(self, images: Tensor | None, labels: Tensor | None, trains: bool, net: object) -> None:
-        """Note a batch that came without a loader, for a net: a teacher's answers to training images are no test."""
+        """Note a batch that came without a loader, for a net.
+
+        One that another net, a teacher, has just answered, or that is answered again after its step, is no test.
+        """
         key = None if trains else net
         record = self._by_hand.get(key)
         if record is None:
@@ -103,12 +108,28 @@ class LoadersSeen:
             record.sizes[len(images)] += 1
         if images is not None and images.device.type != "cpu":
             images = None  # to look at it would make the program wait for its accelerator
-        self._remember(record, images, labels if labels is not None and labels.ndim == 1 else None, whole=False)
+        batch = self._remember(record, images, labels if labels is not None and labels.ndim == 1 else None, whole=False)
+        self._set_teachers_apart(record, batch)
 
-    def _remember(self, record: LoaderRecord, images: Tensor | None, labels: Tensor | None, whole: bool = True) -> None:
+    def _set_teachers_apart(self, record: LoaderRecord, batch: set[int]) -> None:
+        """Take a batch of testing back whose images are exactly those of the training batch after or before it."""
+        if record.trains:
+            if self._latest_test is not None and batch == self._latest_test[1]:
+                self._latest_test[0].images -= batch
+            self._latest_trained, self._latest_test = batch, None
+        elif batch == self._latest_trained:
+            record.images -= batch
+        else:
+            self._latest_test = record, batch
+
+    def _remember(
+        self, record: LoaderRecord, images: Tensor | None, labels: Tensor | None, whole: bool = True
+    ) -> set[int]:
+        """Put down a batch; returns what its images are known by, empty where they are not looked at."""
         if labels is not None and not labels.is_floating_point() and record.label_count < _MOST_LABELS:
             record.labels.append(labels.detach().to("cpu", torch.int64, copy=True))
             record.label_count += len(labels)
+        fresh: set[int] = set()
         if images is not None and images.device.type == "cpu" and record.image_count < _MOST_IMAGES:
             seen = fingerprints(images)
             fresh = set(seen)
@@ -116,6 +137,7 @@ class LoadersSeen:
                 record.duplicates += len(seen) - len(fresh - record.images)
             record.images |= fresh
             record.image_count += len(seen)
+        return fresh
 
     def seen(self) -> tuple[LoaderSeen, ...]:
         """Return the records as plain values."""

@@ -148,6 +148,7 @@ class Passes:
     def end_test(self, forward: Forward) -> None:
         """A pass was one of testing."""
         record = forward.record
+        self.forwards.end_test(forward)
         record.testing_forwards += 1
         record.testing_forwards_in_train += forward.training
         record.test_at = record.test_at or forward.at

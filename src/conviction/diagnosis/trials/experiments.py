@@ -24,10 +24,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from conviction.diagnosis.trials.answers import Batch, entropy, label_shares
 from conviction.diagnosis.trials.changes import CHANGES
 from conviction.diagnosis.trials.lone_trials import by_heart, probe_pixels, recompute_statistics
-from conviction.diagnosis.trials.plain_images import look_different
+from conviction.diagnosis.trials.plain_images import are_of_another_kind, look_different
 from conviction.diagnosis.trials.setups import OutOfTime, Setup, copy_net, cut, make_trial, mixed, seed_all
 from conviction.diagnosis.trials.suspicions import Scene, general, learns, learns_little, suspect, trained_in_eval
 from conviction.findings import trials
+from conviction.findings.learning import read_learning
 from conviction.findings.observation import Observation, OptimizerSeen, Trial
 from conviction.randomness import random_state_kept
 
@@ -86,20 +87,27 @@ class _Bench:
     def trials(self) -> Generator[Trial]:
         """Make one trial after another."""
         learning = learns(self.observation, self.entropy)
-        suspected = suspect(self._scene(), learning)
+        suspected = suspect(self._scene(), learning and not read_learning(self.observation).poor)
         if learning and not suspected:
             return
         control = self._attempt(trials.AS_IT_IS, None)
         self.observation = replace(self.observation, trials=())
         yield from self._known(control)
+        pixels = None
+        if trials.NO_AUGMENTATION in suspected and not are_of_another_kind(self.everything, self._tests()):
+            # Images that were moved or mirrored can be learned; if not, and test images can, the labels may be wrong.
+            pixels = probe_pixels(self.everything)
+            yield from self._known(pixels)
+            if trials.labels_unrelated(self.observation):
+                suspected = tuple(change for change in suspected if change != trials.NO_AUGMENTATION)
         for change in suspected:
             yield from self._try(change, control)
         if learning or (control is not None and trials.learned(control)):
             return
         if trials.cures(self.observation):
             return
-        pixels = probe_pixels(self.everything)
-        yield from self._known(pixels)
+        if pixels is None:
+            yield from self._known(probe_pixels(self.everything))
         if trials.labels_unrelated(self.observation):
             yield from self._by_heart()
         for change in general(suspected):
@@ -181,11 +189,13 @@ class _Bench:
         floats = [inputs.float() for inputs, _ in self.batches if inputs.is_floating_point()]
         values = torch.cat([part.flatten() for part in floats]) if floats else None
         loss = max(self.observation.losses, key=lambda seen: seen.calls, default=None)
+        tests = self._tests()
         return Scene(
             self.observation, self.net, self.optimizer, loss,
             None if values is None else float(values.std(correction=0)),
             None if values is None else float(values.mean()), self.lr,
-            learns_little(self.observation, self.entropy) and look_different(self.everything, self._tests()),
+            learns_little(self.observation, self.entropy)
+            and (look_different(self.everything, tests) or are_of_another_kind(self.everything, tests)),
         )  # fmt: skip
 
 

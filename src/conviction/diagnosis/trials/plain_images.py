@@ -16,6 +16,8 @@ from conviction.diagnosis.trials.setups import Setup
 _LEAST, _HELD = 128, 4
 # How far the mean images may be apart, in deviations of a pixel: by chance, by how often, and at all.
 _ERRORS, _APART = 4.0, 0.1
+# The same of an image's figures, which vary from image to image anyway.
+_OTHER_KIND = 0.8
 # Share of the labels that may be of other classes: else the images differ as their classes do.
 _OTHER_LABELS = 0.3
 
@@ -50,6 +52,28 @@ def look_different(batches: Sequence[Batch], tests: Sequence[Batch]) -> bool:
         return False
     apart = float((ours.mean(0) - pair[0].double().mean(0)).square().mean().sqrt()) / spread
     return apart > _APART + _ERRORS * 0.1 * math.sqrt(1 / len(ours) + 1 / len(pair[0]))
+
+
+def are_of_another_kind(batches: Sequence[Batch], tests: Sequence[Batch]) -> bool:
+    """Whether single images are brighter, of more contrast or rougher than those of the test: noise, cuts, zooms.
+
+    Images that were only turned, mirrored or moved are not, nor those whose labels alone are wrong.
+    """
+    pair = _gather(tests, batches)
+    if pair is None:
+        return False
+    like = [inputs for inputs, _ in batches if inputs.shape[1:] == pair[0].shape[1:]]
+    ours, theirs = _figures(torch.cat(like)), _figures(pair[0])
+    spread = (ours.var(0) + theirs.var(0)).div(2).sqrt()
+    return bool(((ours.mean(0) - theirs.mean(0)).abs() > _OTHER_KIND * spread).any())
+
+
+def _figures(images: Tensor) -> Tensor:
+    """Return each image's mean, its deviation, and how much neighbours differ for that: float64 [N, 3]."""
+    rows = images.detach().double().reshape(len(images), -1, images.shape[-1])
+    deviation = rows.std((1, 2), correction=0)
+    rough = rows.diff(dim=2).abs().mean((1, 2)) / deviation.clamp_min(1e-9)
+    return torch.stack([rows.mean((1, 2)), deviation, rough], 1)
 
 
 def _gather(tests: Sequence[Batch], batches: Sequence[Batch]) -> tuple[Tensor, Tensor] | None:
