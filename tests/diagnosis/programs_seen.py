@@ -281,6 +281,40 @@ def student_of_teacher() -> None:
                 mine.lerp_(its, 0.1)
 
 
+def answers_kept(detached: bool = False) -> None:
+    """Tests with gradients on, and keeps every answer."""
+    x, y = images()
+    net = Net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(3):
+        for _ in range(4):
+            optimizer.zero_grad()
+            F.cross_entropy(net(x), y).backward()
+            optimizer.step()
+        answers = [net(x).detach() if detached else net(x) for _ in range(8)]
+        del answers
+
+
+def teacher_of_batches() -> None:
+    """Asks a net that was trained before about each batch, and tests the student on other images."""
+    x, _ = images()
+    teacher, student = Net(6), Net()
+    for net in (teacher, student):
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        for part in (*x.split(8), *x.split(8)):
+            wanted = None
+            if net is student:
+                with torch.no_grad():
+                    wanted = teacher(part).softmax(1)
+            optimizer.zero_grad()
+            answers = net(part)
+            F.cross_entropy(answers, answers.argmax(1) if wanted is None else wanted).backward()
+            optimizer.step()
+    with torch.no_grad():
+        student(torch.randn_like(x))
+        teacher(torch.randn_like(x))
+
+
 def softmax_twice() -> None:
     x, y = images()
     net = Net()

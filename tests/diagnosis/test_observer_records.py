@@ -219,6 +219,18 @@ def test_teacher_student_and_average() -> None:
     assert observer.captured is not None and observer.captured.between == ("logsoftmax",)
 
 
+def test_a_teacher_that_was_trained_before_is_not_tested_on_training_images() -> None:
+    seen, _ = observe(programs.teacher_of_batches)
+    shared = [loader.shared_with_training for loader in seen.loaders if not loader.trains]
+    assert shared and not any(shared)
+
+
+@pytest.mark.parametrize(("detached", "kept"), [(False, 7), (True, 0)])
+def test_graphs_of_tests_that_are_there_at_once_are_counted(detached: bool, kept: int) -> None:
+    seen, _ = observe(lambda: programs.answers_kept(detached))
+    assert (seen.test_graphs_kept, seen.graphs_kept) == (kept, 0)
+
+
 def test_softmax_before_the_loss() -> None:
     seen, observer = observe(programs.softmax_twice)
     assert seen.losses[0].rows_sum_to_one and seen.losses[0].made_by == "softmax"

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from conviction.diagnosis.observer import Observer
 from conviction.diagnosis.trials.answers import Batch
 from conviction.diagnosis.trials.experiments import try_out
-from conviction.diagnosis.trials.plain_images import learn_from_tests, look_different
+from conviction.diagnosis.trials.plain_images import are_of_another_kind, learn_from_tests, look_different
 from conviction.diagnosis.trials.setups import Setup
 from conviction.findings import trials
 from conviction.findings.data_seen import augmentation_destroys
+from conviction.findings.doctoring import ask
 
 
 def pictures(count: int, seed: int, classes: int = 4) -> tuple[Tensor, Tensor]:
@@ -38,11 +39,40 @@ def rolled(made: list[Batch]) -> list[Batch]:
     return [(torch.stack([x.roll(next(turn), (1, 2)) for x in images]), labels) for images, labels in made]
 
 
+def mirrored(made: list[Batch]) -> list[Batch]:
+    return [(images.flip(3), labels) for images, labels in made]
+
+
 def test_images_of_one_kind_look_alike_and_destroyed_ones_do_not() -> None:
     plain, tests = batches(512, 0), batches(256, 1)
     assert not look_different(plain, tests) and look_different(rolled(plain), tests)
     flipped = [(torch.cat([images[:16].flip(3), images[16:]]), labels) for images, labels in plain]
     assert not look_different(flipped, tests), "half of them mirrored: the mean image stays"
+
+
+def test_noise_and_cuts_make_images_of_another_kind_moves_do_not() -> None:
+    plain, tests = batches(512, 0), batches(256, 1)
+    assert not are_of_another_kind(plain, tests) and not are_of_another_kind(mirrored(plain), tests)
+    assert look_different(mirrored(plain), tests)
+    assert are_of_another_kind([(x + 3 * torch.randn_like(x), y) for x, y in plain], tests)
+    assert are_of_another_kind([(x.clone().index_fill_(3, torch.arange(7), 0.0), y) for x, y in plain], tests)
+    assert not are_of_another_kind(plain, [])
+
+
+@pytest.mark.parametrize("wrong", ["labels", "images"])
+def test_wrong_labels_are_not_taken_for_destroyed_images(wrong: str) -> None:
+    """Images that were mirrored differ from those of the test, too; what of them can be learned tells which it is."""
+    training, order = mirrored(batches(768, 0)), torch.Generator().manual_seed(3)
+    if wrong == "labels":
+        training = [(x, y[torch.randperm(len(y), generator=order)]) for x, y in training]
+    else:
+        training = [(x + 9 * torch.randn(x.shape, generator=order), y) for x, y in training]
+    observer = train(training, batches(256, 1))
+    captured = observer.captured
+    assert captured is not None
+    captured.test_batches = [(images, labels) for images, labels in batches(256, 1)]
+    found = ask(try_out(observer.observation(), captured, 30))
+    assert found and found[0].cause == {"labels": "labels-shuffled", "images": "augmentation-destroys"}[wrong]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,9 @@ BN: dict[str, Any] = {"has_batch_norm": True}
 PIXELS = Trial("linear probe on pixels", (2.3, 2.3), 2.303, 0.1, "a linear probe answers 10 % right", 1000, 0.1)
 HEART = (Trial(trials.BY_HEART, (2.3, 1.0, 0.1, 0.05, 0.05, 0.05, 0.05, 0.05), 2.2, 1.0, "", 16, 0.1),
          Trial(trials.BY_HEART_BLIND, (2.3, 2.3, 2.3, 2.3), 2.2, 0.1, "", 16, 0.1))  # fmt: skip
+LITTLE = (Trial(trials.AS_IT_IS, (2.3, *[0.8] * 40), 2.303, 0.6, "as it is", 384, 0.1, 1.0),
+          Trial(trials.USUAL_SETTINGS, (2.3, *[0.6] * 40), 2.303, 0.74, "momentum 0.9", 384, 0.1, 0.7))  # fmt: skip
+JOINED = replace(TESTS, shared_with_training=1.0, samples=1000, made_at=Place("t.py", 16))
 STEPPED: dict[str, Any] = {"schedule": "StepLR", "schedule_steps": 300, "schedule_at": Place("t.py", 35)}
 DYING_LRS = [0.01 * 0.1 ** min(9, number // 3) for number in range(60)]
 COSINE_LRS = [0.01 * (1 + math.cos(math.pi * number / 59)) / 2 + 1e-9 for number in range(60)]
@@ -619,6 +622,102 @@ CASES: list[tuple[str, Observation, Observation, int | None]] = [
             printed=told("accuracy: 0.098"),
         ),
         50,
+    ),
+    # What no healthy program shows is believed of one that learned little and has ended, or levelled off.
+    (
+        "init-huge",
+        patient("partly", seen={"cross_entropy": 36.0, "max_softmax": 0.97}),
+        patient(
+            "partly",
+            seen={"cross_entropy": 36.0, "max_softmax": 0.97},
+            steps=40,
+            measured=patient("partly").measured[:8],
+        ),
+        10,
+    ),
+    (
+        "frozen-params",
+        patient("partly", net={"trainable": 850, "owned": 850, "moved": 850}, notes=note("parameters-frozen", 12)),
+        patient("partly", net={"trainable": 850, "owned": 850, "moved": 850}),
+        12,
+    ),
+    (
+        "optimizer-settings",
+        patient(optimizer={"kind": "SGD"}, settings={"momentum": 0.999}, trials=LITTLE),
+        patient(optimizer={"kind": "SGD"}, settings={"momentum": 0.999}, trials=LITTLE[:1]),
+        20,
+    ),
+    (
+        "activation-on-logits",
+        patient("partly", loss={"lowest": 0.0, "made_by": "mean"}, notes=note("relu-on-logits", 18, "relu")),
+        patient(loss={"lowest": 0.0, "made_by": "mean"}, notes=note("relu-on-logits", 18, "relu")),
+        18,
+    ),
+    (
+        "schedule-kills-lr",
+        patient(lrs=DYING_LRS, notes=note("scheduler-per-batch", 34, "StepLR"), **STEPPED),
+        patient(lrs=DYING_LRS, **STEPPED),
+        34,
+    ),
+    (
+        "wrong-model-passed",
+        patient("partly", notes=note("net-unused", 22, "net", "LeNet", text="`net` is made and never called")),
+        patient("partly", notes=note("class-unused", 22, "LeNet", text="LeNet is never made")),
+        22,
+    ),
+    (
+        "class-imbalance",
+        patient(
+            blind=0.4,
+            loader={"entropy": 0.38, "entropy_all": 0.4, "largest_class_share": 0.9},
+            step={"accuracy": 0.91},
+        ),
+        patient(
+            blind=0.4,
+            loader={"entropy": 0.38, "entropy_all": 0.4, "largest_class_share": 0.9},
+            step={"accuracy": 0.98},
+        ),
+        15,
+    ),
+    (
+        "train-test-leak",
+        patient(loaders=(replace(patient().loaders[0], samples=5000), JOINED)),
+        patient(loaders=(replace(patient().loaders[0], samples=1000), JOINED)),
+        16,
+    ),
+    (
+        "lr-absurd",
+        patient(
+            "huge",
+            net={**BN, "testing_forwards_in_train": 40},
+            settings={"lr": 10.0},
+            mode_gap=replace(GAP, eval_loss=GAP.train_loss, correlation=1.0),
+        ),
+        patient(
+            net={**BN, "testing_forwards_in_train": 40},
+            mode_gap=replace(GAP, eval_loss=GAP.train_loss, correlation=1.0),
+        ),
+        20,
+    ),  # batch norm by hand, which goes by whether gradients are on and not by the mode
+    (
+        "loss-graph-kept",
+        patient(test_graphs_kept=15, notes=note("no-grad-missing", 48)),
+        patient(test_graphs_kept=1, notes=note("no-grad-missing", 48)),
+        48,
+    ),
+    (
+        "worker-seed",
+        patient(loader={"workers": 2}, notes=note("loader-worker-random", 17, text="each gets a copy")),
+        patient(loader={"workers": 0}, notes=note("loader-worker-random", 17, text="each gets a copy")),
+        17,
+    ),
+    (
+        "dead-relu",
+        patient(
+            "stuck", seen={**DROWNED, "signals": chain(dead_share=(0.5, 1.0, 1.0, None))}, evidence={"overfit": FLAT}
+        ),
+        patient(seen={**DROWNED, "signals": chain(dead_share=(0.5, 1.0, 1.0, None))}),
+        10,
     ),
     ("too-few-steps", patient("falls"), patient("falls", ending=BUDGET), 15),
     (
