@@ -197,6 +197,9 @@ class Expressions:
             return None if inner is None else not inner
         if dotted(test) == "__name__":
             return None
+        if isinstance(test, ast.BoolOp):
+            parts, decisive = [self.truth(part) for part in test.values], isinstance(test.op, ast.Or)
+            return decisive if decisive in parts else None if None in parts else not decisive
         if isinstance(test, ast.Compare) and len(test.ops) == 1:
             left, right = self.value(test.left), self.value(test.comparators[0])
             return compare(test.ops[0], left, right)

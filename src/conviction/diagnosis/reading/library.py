@@ -133,7 +133,7 @@ def apply_loss(state: State, call: Call, loss: Loss) -> Tensor:
         told = Tensor(graph=told.graph if told.graph is False and told.cut_at else None, cut_at=told.cut_at,
                       forwards=told.forwards, live=told.live)  # fmt: skip
     state.tell("loss", call.node, loss, (inputs, target))
-    summed = call.node if loss.reduction == "sum" else None
+    summed = loss.node or call.node if loss.reduction == "sum" else None
     return Tensor("loss", call.node, told.forwards, told.live, told.graph, told.cut_at, loss.kind or "loss", call.node,
                   summed_at=summed, through=told.through)  # fmt: skip
 
@@ -147,6 +147,8 @@ def _use_tensors(state: State, call: Call) -> tuple[bool, Value]:
     if name in SEEDS:
         state.tell("seed", call.node, None, call.args)
         return True, None
+    if name == "dropout":
+        state.tell("dropout", call.node, call.argument(1, "p"))
     if not isinstance(first, Tensor):
         return False, None
     if name in OPERATIONS:
@@ -170,6 +172,8 @@ def _arrange(state: State, call: Call) -> tuple[bool, Value]:
         return True, state.add_net(copy)
     if origin in {"torch.compile", "torch.jit.script", "torch.jit.trace", "torch.jit.optimize_for_inference"}:
         return True, first
+    if name in {"clip_grad_norm_", "clip_grad_value_"}:
+        state.tell("clip", call.node, call.argument(1, "max_norm", "clip_value"))
     if origin.startswith("torch.nn.init.") or name in {"clip_grad_norm_", "clip_grad_value_"}:
         return True, first
     if name in {"list", "tuple", "iter", "set", "sorted", "reversed", "tqdm", "enumerate", "cycle"}:

@@ -17,6 +17,7 @@ _BATCHES = re.compile(r"^len\(\w*(loader|iter|dl|batches)\w*\)$|^(num_|n_)?batch
 _BATCH = re.compile(
     r"^(batch_size|bs|BATCH_SIZE|len\((x|y|xb|yb|X|images|labels|inputs|targets)\)|\w+\.size\(0\)|\w+\.shape\[0\])$"
 )
+_SIZE = re.compile(r"^len\(|\.numel\(\)$|\.size\(0\)$|\.shape\[0\]$|^(batch_size|bs|n)$")
 
 
 def read_metrics(state: State) -> Iterator[SourceNote]:
@@ -27,7 +28,8 @@ def read_metrics(state: State) -> Iterator[SourceNote]:
         if isinstance(call, ast.Call)
     )
     for function in _functions(state.program.tree):
-        means, counts = _sums(function)
+        means, counts, turns = _sums(function)
+        yield from _read_accumulated(state, function, sums)
         for node in _own(function):
             top, bottom = _division(node)
             name = _numerator(top)
@@ -37,9 +39,59 @@ def read_metrics(state: State) -> Iterator[SourceNote]:
             elif name in counts and _BATCHES.search(bottom) and not sums:
                 said = f"`{name}` counts samples and is divided by the number of batches"
                 yield SourceNote("metric-divided", state.program.place(node), (name, bottom), said)
+            elif name in counts and bottom in turns and not sums:
+                said = f"`{name}` counts samples and `{bottom}` counts batches"
+                yield SourceNote("metric-divided", state.program.place(node), (name, bottom), said)
         for node in _own(function):
             if isinstance(node, ast.AugAssign) and not sums:
                 yield from _read_term(state, node)
+        yield from _read_percents(state, function)
+
+
+def _read_accumulated(state: State, function: ast.AST, sums: bool) -> Iterator[SourceNote]:
+    """`metric.add(l, hits, len(y))`, then `metric[0] / metric[2]`: a sum of means over the number of samples."""
+    places: dict[str, tuple[set[int], set[int]]] = {}
+    for call in (n for n in _own(function) if isinstance(n, ast.Call)):
+        if isinstance(call.func, ast.Attribute) and call.func.attr in {"add", "update"} and len(call.args) > 1:
+            means = {n for n, given in enumerate(call.args) if _is_loss(given) or _is_loss_number(given)}
+            sizes = {n for n, given in enumerate(call.args) if _SIZE.search(ast.unparse(given))}
+            places[dotted(call.func.value)] = means, sizes
+    for node in () if sums else _own(function):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            top, bottom = node.left, node.right
+            if isinstance(top, ast.Subscript) and isinstance(bottom, ast.Subscript):
+                name = dotted(top.value)
+                means, sizes = places.get(name, (set(), set()))
+                if name == dotted(bottom.value) and literal(top.slice) in means and literal(bottom.slice) in sizes:
+                    said = f"`{ast.unparse(top)}` adds up means over batches and is divided by the number of samples"
+                    yield SourceNote("metric-divided", state.program.place(node), (name, ast.unparse(bottom)), said)
+
+
+def _is_loss(node: ast.AST) -> bool:
+    """`l`, `loss`, `loss.detach()`."""
+    if isinstance(node, ast.Call) and last_name(node.func) == "detach" and isinstance(node.func, ast.Attribute):
+        return _is_loss(node.func.value)
+    return isinstance(node, ast.Name) and node.id in {"l", "loss", "ls", "batch_loss"}
+
+
+def _read_percents(state: State, function: ast.AST) -> Iterator[SourceNote]:
+    """`acc = 100 * hits / n`, and told as `100 * acc`."""
+    nodes = _own(function)
+    percents = {dotted(t) for n in nodes if isinstance(n, ast.Assign) and _times_hundred(n.value) for t in n.targets}
+    for node in nodes:
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+            name = _numerator(node)
+            again = 100 in (literal(node.left), literal(node.right)) and "==" not in ast.unparse(node)
+            if again and name and name in percents:
+                said = f"`{name}` is a percentage and is multiplied by 100 again"
+                yield SourceNote("metric-scaled", state.program.place(node), (name,), said)
+
+
+def _times_hundred(value: ast.expr) -> bool:
+    """Say whether a quotient was multiplied by 100."""
+    parts = [n for n in ast.walk(value) if isinstance(n, ast.BinOp)]
+    times = any(isinstance(n.op, ast.Mult) and 100 in (literal(n.left), literal(n.right)) for n in parts)
+    return times and any(isinstance(n.op, ast.Div) for n in parts)
 
 
 def _read_term(state: State, node: ast.AugAssign) -> Iterator[SourceNote]:
@@ -67,19 +119,37 @@ def _own(function: ast.AST) -> list[ast.AST]:
     return found
 
 
-def _sums(function: ast.AST) -> tuple[set[str], set[str]]:
-    """Return the variables that add up means of losses or accuracies, and those that count samples."""
+def _sums(function: ast.AST) -> tuple[set[str], set[str], set[str]]:
+    """Return the variables that add up means of losses or accuracies, those that count samples, and batches."""
     means, counts, mixed = set(), set(), set()
     for node in _own(function):
         if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
-            name = dotted(node.target)
+            name = dotted(node.target) or ast.unparse(node.target)
             if _is_loss_number(node.value) or _is_mean_accuracy(node.value):
                 means.add(name)
-            elif _is_count(node.value):
+            elif _is_count(node.value) or _is_weighted(node.value):
                 counts.add(name)
             else:
                 mixed.add(name)
-    return means - mixed - counts, counts - mixed - means
+    turns = {name for name, value in _added(function) if literal(value) == 1}
+    turns -= {name for name, value in _added(function) if literal(value) != 1}
+    return means - mixed - counts, counts - mixed - means, turns
+
+
+def _added(function: ast.AST) -> list[tuple[str, ast.expr]]:
+    """Return what is added to which variable."""
+    sums = [n for n in _own(function) if isinstance(n, ast.AugAssign) and isinstance(n.op, ast.Add)]
+    return [(dotted(n.target), n.value) for n in sums]
+
+
+def _is_weighted(node: ast.AST) -> bool:
+    """`loss.item() * len(y)`: the sum over a batch."""
+    if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Mult):
+        return False
+    for loss, size in ((node.left, node.right), (node.right, node.left)):
+        if _is_loss_number(loss) and (_BATCH.search(ast.unparse(size)) or _SIZE.search(ast.unparse(size))):
+            return True
+    return False
 
 
 def _is_loss_number(node: ast.AST) -> bool:
@@ -117,4 +187,6 @@ def _numerator(node: ast.AST | None) -> str:
     if isinstance(node, ast.Call) and last_name(node.func) in {"item", "float"}:
         inner = node.func.value if isinstance(node.func, ast.Attribute) else node.args[0] if node.args else None
         return _numerator(inner)
+    if isinstance(node, ast.Subscript):
+        return ast.unparse(node)
     return dotted(node) if node is not None else ""
