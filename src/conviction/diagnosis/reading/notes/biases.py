@@ -11,7 +11,7 @@ from conviction.diagnosis.reading.syntax import dotted, keyword, last_name, lite
 from conviction.diagnosis.reading.values import Const
 from conviction.findings.observation import SourceNote
 
-_BIAS = re.compile(r"bias|^b\d*$|_b\d*$|\.b\d*$", re.IGNORECASE)
+_BIAS = re.compile(r"bias|^b\d*$|_b\d*$", re.IGNORECASE)
 _LOWEST = -0.9
 _FILLING = frozenset({"constant_", "fill_", "sub_", "add_", "normal_", "uniform_", "trunc_normal_"})
 _MAKING = frozenset({"full", "full_like", "ones", "ones_like", "zeros", "zeros_like", "tensor", "normal", "randn"})
@@ -34,8 +34,9 @@ def read_biases(state: State) -> Iterator[SourceNote]:
 
 
 def _is_bias(node: ast.AST) -> bool:
-    name = dotted(node) or (dotted(node.value) if isinstance(node, ast.Subscript) else "")
-    return bool(name) and bool(_BIAS.search(name.removesuffix(".data")))
+    while isinstance(node, ast.Subscript) or (isinstance(node, ast.Attribute) and node.attr == "data"):
+        node = node.value
+    return bool(_BIAS.search(last_name(node)))
 
 
 def _number(state: State, node: ast.AST | None) -> float | None:

@@ -119,6 +119,17 @@ def _words(node: ast.expr) -> set[str]:
 
 def _is_data(node: ast.expr) -> bool:
     """Say whether it is data, no figure of a test: a loader, a data set, or an array taken from where they are kept."""
-    if isinstance(node, ast.Call):
-        return bool(_SETS.search(last_name(node.func))) or any(_is_data(argument) for argument in node.args[:1])
-    return isinstance(node, ast.Subscript) and bool(role_of(called(node)))
+    while True:
+        if isinstance(node, ast.BinOp):
+            node = node.left
+        elif isinstance(node, ast.Subscript) and not role_of(called(node)):
+            node = node.value
+        elif isinstance(node, ast.Call) and not _SETS.search(last_name(node.func)):
+            given = node.func.value if isinstance(node.func, ast.Attribute) else None
+            if node.args and (given is None or last_name(given) in {"torch", "np", "numpy"}):
+                given = node.args[0]
+            if given is None:
+                return False
+            node = given
+        else:
+            return isinstance(node, (ast.Call, ast.Subscript))

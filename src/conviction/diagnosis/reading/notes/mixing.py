@@ -23,9 +23,12 @@ def read_mixing(state: State) -> Iterator[SourceNote]:
             if isinstance(node, ast.Assign) and len(node.targets) == 1:
                 moved = _moves_batch(node.value)
                 name = dotted(node.targets[0])
-                if moved is not None:
+                before = (
+                    moved is not None and isinstance(moved.func, ast.Attribute) and dotted(moved.func.value) in turned
+                )
+                if moved is not None and not before:
                     turned[name] = moved
-                elif not _of_turned(node.value, turned):
+                elif before or not _of_turned(node.value, turned):
                     turned.pop(name, None)
             if not isinstance(node, ast.Call) or last_name(node.func) not in _CUTTING:
                 continue

@@ -25,7 +25,13 @@ def read_pairing(state: State) -> Iterator[SourceNote]:
         nodes = sorted(_own(scope), key=lambda n: (getattr(n, "lineno", 0), getattr(n, "col_offset", 0)))
         names = {dotted(n) for n in nodes if isinstance(n, (ast.Name, ast.Attribute)) and dotted(n)}
         names |= {a.arg for a in scope.args.args} if not isinstance(scope, ast.Module) else set()
-        found = [*_shuffled(nodes, names), *_reordered(nodes, names), *_indexed(state, scope, nodes), *_joined(nodes)]
+        found = [
+            *_shuffled(nodes, names),
+            *_reordered(nodes, names),
+            *_given(nodes),
+            *_indexed(state, scope, nodes),
+            *_joined(nodes),
+        ]
         for node, said in sorted(found, key=lambda pair: getattr(pair[0], "lineno", 0))[:1]:
             yield SourceNote("labels-shuffled", state.program.place(node), (), said)
 
@@ -71,6 +77,8 @@ def _pairs(nodes: _Scope) -> Iterator[tuple[ast.Assign, str, ast.expr]]:
             target, value = node.targets[0], node.value
             if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
                 yield from ((node, dotted(t), v) for t, v in zip(target.elts, value.elts, strict=True))
+            elif isinstance(target, ast.Tuple):
+                yield node, dotted(target.elts[0]), value  # y, order = y.sort()
             else:
                 yield node, dotted(target), value
 
@@ -95,10 +103,23 @@ def _reordered(nodes: _Scope, names: set[str]) -> Iterator[tuple[ast.AST, str]]:
             if source == target and (drawn or (index in orders and not together and alone)):
                 yield node, f"`{target}` is put in another order and `{sorted(partners)[0]}` is not"
         elif isinstance(inner, ast.Call) and last_name(inner.func) in _REORDERED and _reorders(inner, target):
-            if not _made_later(pairs, partners, node):
+            beside = {dotted(n) for n in getattr(node.targets[0], "elts", [])[1:]}
+            if not _made_later(pairs, partners, node) and not beside & {way for _, way in used}:
                 yield node, f"`{target}` is put in another order and `{sorted(partners)[0]}` is not"
         elif _draws_labels(inner, target) and any(t == target and n.lineno < node.lineno for n, t, _ in pairs):
             yield node, f"`{target}` is drawn at random"
+
+
+def _given(nodes: _Scope) -> Iterator[tuple[ast.AST, str]]:
+    """`TensorDataset(x, y[torch.randperm(len(y))])`: the order is drawn for one of the two."""
+    for call in (n for n in nodes if isinstance(n, ast.Call) and len(n.args) > 1):
+        drawn = [a for a in call.args if isinstance(a, ast.Subscript) and isinstance(a.slice, ast.Call)
+                 and last_name(a.slice.func) in _DRAWN and role_of(dotted(a.value))]  # fmt: skip
+        others = {dotted(a) for a in call.args} - {""}
+        for argument in drawn:
+            name = dotted(argument.value)
+            if _partners(name, others):
+                yield call, f"`{name}` is put in another order and `{sorted(_partners(name, others))[0]}` is not"
 
 
 def _bare(value: ast.expr) -> ast.expr:
@@ -152,7 +173,8 @@ def _indexed(state: State, scope: ast.AST, nodes: _Scope) -> Iterator[tuple[ast.
             blocks.setdefault(around[0], []).append((dotted(node.value), _spelled(index, texts), node))
     for block, uses in blocks.items():
         loops = isinstance(block, (ast.For, ast.While)) or getattr(scope, "name", "") == "__getitem__"
-        bases = {name for name, _, _ in uses}
+        own = {n.id for n in ast.walk(block) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        bases = {name for name, _, _ in uses} - own
         for name in sorted(b for b in bases if role_of(b) == "images" and loops):
             ways = {way for base, way, _ in uses if base == name}
             for partner in sorted(_partners(name, bases)):
