@@ -37,7 +37,7 @@ _MENDED_AT: dict[str, tuple[str, ...]] = {
     "mixed-batch": ("batch-mixed", "softmax-dim", "view-for-permute", "landmark-mixing"),
     "metric-wrong": ("metric-divided", "metric-scaled"), "wrong-loss": ("loss-sum", "mse-on-classes"),
     "no-eval-at-test": ("eval-missing", "bn-momentum", "bn-untracked", "statistics-kept"),
-    "frozen-params": ("parameters-frozen", "landmark-frozen"), "clip-too-low": ("clip-low",),
+    "frozen-params": ("parameters-frozen", "landmark-frozen"), "clip-too-low": ("clip-low", "landmark-clip"),
     "schedule-kills-lr": ("scheduler-per-batch", "landmark-schedule"),
     "dropout-too-high": ("dropout-high", "landmark-dropout"),
 }  # fmt: skip

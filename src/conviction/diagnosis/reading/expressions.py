@@ -92,6 +92,8 @@ class Expressions:
             return base.defaults.get(node.attr)
         if isinstance(base, Class):
             return base.attributes.get(node.attr)
+        if isinstance(base, Items):
+            return base.get(node.attr)
         if isinstance(base, Tensor):
             if node.attr == "data":
                 return base.cut(node)

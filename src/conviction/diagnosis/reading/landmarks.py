@@ -31,10 +31,10 @@ class Landmarks:
     `rate` is the expression that gives the learning rate, `head` the net's last layer, `loader` the training loader;
     `inputs` and `labels` are the statements that make the training images and labels into tensors, `augment` the
     strongest random thing that is done to an image. The rest say where a fault is mended that something measured has
-    named: `classes` the number of outputs, `decay` of weight decay, `dropout` of dropout, `budget` of epochs or steps;
-    `scale` and `channel` what is done to images, `subset` a choice of them by their labels, `activation` a sigmoid or
-    tanh, `half` the float16, `start` the weights' start, `frozen` and `schedule` what freezes and what steps, `mixing`
-    what goes along the batch, `unsafe` a logarithm or deviation of what may be zero.
+    named: `classes` the number of outputs, `decay` of weight decay, `dropout` of dropout, `clip` of clipping, `budget`
+    of epochs or steps; `scale` and `channel` what is done to images, `subset` a choice of them by their labels,
+    `activation` a sigmoid or tanh, `half` the float16, `start` the weights' start, `frozen` and `schedule` what freezes
+    and what steps, `mixing` what goes along the batch, `unsafe` a logarithm or deviation of what may be zero.
     """
 
     net: ast.AST | None = None
@@ -66,6 +66,7 @@ class Landmarks:
     mixing: ast.AST | None = None
     unsafe: ast.AST | None = None
     decay: ast.AST | None = None
+    clip: ast.AST | None = None
 
 
 def find_places(text: str, filename: str = "") -> dict[str, Place]:
@@ -152,12 +153,13 @@ def _head(net: Net) -> ast.AST | None:
 
 def _made_tensor(program: Syntax, name: re.Pattern[str]) -> ast.AST | None:
     """Return the first statement that makes a tensor under a name of images, or of labels, that is not the test's."""
+    found: list[tuple[bool, ast.Assign]] = []
     for node in sorted((n for n in program.nodes if isinstance(n, ast.Assign)), key=lambda n: n.lineno):
         if len(node.targets) == 1 and any(c in ast.unparse(node.value) for c in _TENSORS):
             target = dotted(node.targets[0]).rpartition(".")[2].lower()
             if name.search(target) and not _TEST.search(target):
-                return node
-    return None
+                found.append((target == "data", node))  # the opened file, rather than what is in it
+    return min(found, key=lambda pair: pair[0], default=(False, None))[1]
 
 
 def _augmentation(program: Syntax) -> ast.AST | None:
@@ -172,7 +174,7 @@ def _augmentation(program: Syntax) -> ast.AST | None:
         if around is not None:
             calls = [part for part in ast.walk(around) if isinstance(part, ast.Call)]
             found += [call for call in calls if "rand" in dotted(call.func)]
-    return places.strongest(found)
+    return places.strongest(program, found)
 
 
 def _rate(program: Syntax, optimizer: Optimizer | None) -> ast.expr | None:

@@ -182,8 +182,16 @@ def _arrange(state: State, call: Call) -> tuple[bool, Value]:
         return True, call.args[1]
     if name == "chain" or (name == "add" and any(isinstance(value, Parameters) for value in call.args)):
         return True, Items(call.args)
-    if name in {"OrderedDict", "dict", "zip", "SimpleNamespace", "EasyDict"}:
+    if name in {"SimpleNamespace", "EasyDict", "Namespace", "AttrDict", "Box"} and isinstance(first, Items):
+        return True, first
+    if name in {"OrderedDict", "dict", "zip", "SimpleNamespace", "EasyDict", "Namespace", "AttrDict", "Box"}:
         return True, Items(call.given, [] if call.args else list(call.options))
+    if name == "field":  # of a dataclass
+        return True, call.options.get("default")
+    if origin in {"os.environ.get", "os.getenv"}:
+        return True, call.argument(1, "default")
+    if origin in {"int", "float"} and isinstance(first, Const):
+        return True, _convert(origin, first)
     if name == "ArgumentParser":
         return True, Arguments()
     if name == "next":
@@ -197,3 +205,12 @@ def _arrange(state: State, call: Call) -> tuple[bool, Value]:
             net.uses.add("state")
         return True, None
     return False, None
+
+
+def _convert(name: str, given: Const) -> Const | None:
+    """Return a number of a constant: `float(os.environ.get("LR", "0.1"))`."""
+    try:
+        number = float(given.value) if isinstance(given.value, (str, int, float)) else None
+    except ValueError:
+        return None
+    return None if number is None else Const(int(number) if name == "int" and number < 1e9 else number, given.node)

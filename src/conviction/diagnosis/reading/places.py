@@ -12,6 +12,7 @@ from conviction.diagnosis.reading.syntax import Syntax, dotted, keyword, last_na
 from conviction.diagnosis.reading.values import Const, Net, Scheduler
 
 _SQUASHING = frozenset({"Sigmoid", "Tanh", "sigmoid", "tanh", "Hardtanh", "Softsign"})
+_SCALING = (ast.Div, ast.Mult, ast.Add, ast.Sub)
 _JUDGED = re.compile(r"pred|argmax|output|logit|answer|guess|\bout\b|max\(|hat|correct")
 _STRENGTHS = (
     (re.compile(r"^Random(Rotation|Affine)$"), 45.0), (re.compile(r"^RandomErasing$"), 0.8),
@@ -50,19 +51,21 @@ def _scales(program: Syntax, node: ast.AST) -> int:
         large = literal(keyword(node, "mean", position=0))
         large = isinstance(large, (tuple, list)) and any(isinstance(n, (int, float)) and n > 1 for n in large)
         return 4 if odd or large else 0
-    if isinstance(node, ast.AugAssign) and isinstance(node.op, (ast.Div, ast.Mult)):
+    if isinstance(node, ast.AugAssign) and isinstance(node.op, _SCALING):
         operation, left, right = node.op, node.target, node.value
-    elif isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Div, ast.Mult)):
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, _SCALING):
         operation, left, right = node.op, node.left, node.right
     else:
         return 0
     statement = program.statement(node)
-    if any(isinstance(n, (ast.For, ast.While)) for n in program.above(statement)) or isinstance(node.op, ast.MatMult):
+    if any(isinstance(n, (ast.For, ast.While)) for n in program.above(statement)):
         return 0
     text = ast.unparse(right)
     number = literal(right)
     if isinstance(operation, ast.Div) and re.search(r"\.std\((0|dim=0|axis=0)", text):
         return 5  # a deviation of each pixel of its own: where a pixel never changes, it is zero
+    if isinstance(operation, (ast.Add, ast.Sub)):
+        return 3 if isinstance(number, (int, float)) and abs(number) >= 10 and _holds_images(left) else 0
     if isinstance(operation, ast.Mult):
         sides = [literal(left), number]
         large = any(isinstance(side, (int, float)) and abs(side) >= 50 for side in sides)
@@ -90,7 +93,7 @@ def find_channel(program: Syntax, inputs: ast.AST | None) -> ast.AST | None:
 def _moves_channel(node: ast.AST) -> int:
     if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple):
         parts = [ast.unparse(part) for part in node.slice.elts]
-        return 3 if len(parts) > 1 and parts[-1] in {"None", "np.newaxis"} and parts[0] in {"...", ":"} else 0
+        return 3 if parts[-1] in {"None", "np.newaxis"} and (parts[0] == "..." or len(parts) > 2) else 0
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
         return 0
     name, sizes = node.func.attr, [literal(argument) for argument in node.args]
@@ -218,16 +221,19 @@ def find_dropout(state: State) -> ast.AST | None:
     return max(found, key=lambda pair: pair[0], default=(0.0, None))[1]
 
 
-def strongest(calls: list[ast.Call]) -> ast.Call | None:
+def strongest(program: Syntax, calls: list[ast.Call]) -> ast.Call | None:
     """Return the random operation whose numbers are furthest beyond what an image bears; of none, the last one."""
-    weighed = [(_strength(call), call.lineno, call) for call in calls]
+    weighed = [(_strength(program, call), call.lineno, call) for call in calls]
     return max(weighed, key=lambda entry: entry[:2], default=(0.0, 0, None))[2]
 
 
-def _strength(call: ast.Call) -> float:
+def _strength(program: Syntax, call: ast.Call) -> float:
     name = last_name(call.func)
     bound = next((most for pattern, most in _STRENGTHS if pattern.search(name)), None)
     given = [*call.args, *(k.value for k in call.keywords if k.arg not in {"size", "shape"})]
+    around = program.parents.get(call)
+    if isinstance(around, ast.BinOp) and isinstance(around.op, ast.Mult):  # torch.randn_like(image) * 5
+        given = [around.left if around.right is call else around.right]
     found = [literal(n) for part in given for n in ast.walk(part) if isinstance(n, ast.Constant)]
     numbers = [abs(n) for n in found if isinstance(n, (int, float)) and not isinstance(n, bool)]
     return 0.0 if bound is None or not numbers else min(3.0, max(numbers) / bound) if max(numbers) >= bound else 0.0
@@ -250,8 +256,16 @@ def find_unsafe(state: State) -> ast.AST | None:
     return max(found, key=lambda entry: entry[:2], default=(0, 0, None))[2]
 
 
+def find_clip(state: State) -> ast.AST | None:
+    """Return where the bound of the gradients' norm is written."""
+    event = next(iter(state.of("clip")), None)
+    if event is None:
+        return None
+    return event.value.node if isinstance(event.value, Const) else event.node
+
+
 FINDERS: dict[str, Callable[[State], ast.AST | None]] = {
     "activation": find_activation, "half": find_half, "start": find_start, "frozen": find_frozen,
     "schedule": find_schedule, "dropout": find_dropout,
-    "unsafe": find_unsafe,
+    "unsafe": find_unsafe, "clip": find_clip,
 }  # fmt: skip

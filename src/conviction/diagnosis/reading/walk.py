@@ -75,7 +75,8 @@ class Walk(Assignments):
                 if bound is None and isinstance(owner, ast.ClassDef):
                     continue
                 names = parameters_of(node)[1 if bound is not None else 0 :]
-                call = Call(ast.Call(ast.Name(node.name), [], []), node.name, node.name, [guess(n) for n in names], {})
+                known = {name: value for name in names if (value := guess(name)) is not None}
+                call = Call(ast.Call(ast.Name(node.name), [], []), node.name, node.name, [], known)
                 inside, self.state.inside_net = self.state.inside_net, int(node.name == "forward")
                 self.run(Function(node, self.state.scope, bound), call)
                 self.state.inside_net = inside

@@ -17,6 +17,7 @@ _BATCHES = re.compile(r"^len\(\w*(loader|iter|dl|batches)\w*\)$|^(num_|n_)?batch
 _BATCH = re.compile(
     r"^(batch_size|bs|BATCH_SIZE|len\((x|y|xb|yb|X|images|labels|inputs|targets)\)|\w+\.size\(0\)|\w+\.shape\[0\])$"
 )
+_ONE_BATCH = re.compile(r"^(batch|batch_size|bs|BATCH|BATCH_SIZE)$")
 _SIZE = re.compile(r"^len\(|\.numel\(\)$|\.size\(0\)$|\.shape\[0\]$|^(batch_size|bs|n)$")
 
 
@@ -39,6 +40,9 @@ def read_metrics(state: State) -> Iterator[SourceNote]:
             elif name in counts and _BATCHES.search(bottom) and not sums:
                 said = f"`{name}` counts samples and is divided by the number of batches"
                 yield SourceNote("metric-divided", state.program.place(node), (name, bottom), said)
+            elif _is_whole(state, node, top, bottom) and not sums:
+                said = f"the right answers of all samples are divided by `{bottom}`"
+                yield SourceNote("metric-divided", state.program.place(node), (ast.unparse(node)[:40],), said)
             elif name in counts and bottom in turns and not sums:
                 said = f"`{name}` counts samples and `{bottom}` counts batches"
                 yield SourceNote("metric-divided", state.program.place(node), (name, bottom), said)
@@ -46,6 +50,12 @@ def read_metrics(state: State) -> Iterator[SourceNote]:
             if isinstance(node, ast.AugAssign) and not sums:
                 yield from _read_term(state, node)
         yield from _read_percents(state, function)
+
+
+def _is_whole(state: State, node: ast.AST, top: ast.AST | None, bottom: str) -> bool:
+    """Say whether right answers are counted at once, in no loop over batches, and divided by the size of one batch."""
+    loops = any(isinstance(n, (ast.For, ast.While, ast.FunctionDef)) for n in state.program.above(node))
+    return not loops and top is not None and _is_count(top) and bool(_ONE_BATCH.match(bottom))
 
 
 def _read_accumulated(state: State, function: ast.AST, sums: bool) -> Iterator[SourceNote]:

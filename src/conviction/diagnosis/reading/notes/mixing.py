@@ -116,5 +116,6 @@ def _weight(node: ast.AST) -> int:
         first, second = literal(node.args[0]), literal(node.args[1]) if len(node.args) > 1 else None
         return 3 if first == 1 else 1 if first == -1 and isinstance(second, int) else 0
     method = isinstance(node.func, ast.Attribute) and dotted(node.func.value) not in {"F", "torch", "nn.functional"}
-    dim = literal(keyword(node, "dim", "axis", "dims", position=0 if method else 1))
+    place = (0 if method else 1) + (name == "roll")
+    dim = literal(keyword(node, "dim", "axis", "dims", position=place))
     return 3 if name in _ALONG and dim in (0, (0,), [0]) and dim is not False else 0
