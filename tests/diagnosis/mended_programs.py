@@ -185,6 +185,12 @@ NOTED = [
         "        opt.step()\n", "        opt.step()\n        total += loss.item() * len(images)\n    print(total / len(train_loader))  #!\n"))),
     ("metric-scaled", change(LOADER, ('print("accuracy", right / seen)', 'acc = 100 * right / seen\nprint("accuracy", acc * 100)  #!'))),
     ("metric-scaled", change(LOADER, ('print("accuracy", right / seen)', 'acc = right / seen * 100.\nprint(f"accuracy {100. * acc}")  #!'))),
+    ("metric-miscounted", change(LOADER, ("labels).sum()", "labels).sum()  #!")).replace("net(images).argmax(1) == labels).sum()  #!", "labels == labels).sum()  #!").replace("  #!.item()", ".item()  #!")),
+    ("metric-miscounted", change(LOADER, ("right / seen)", "right / len(train_set))  #!"))),
+    ("metric-miscounted", change(LOADER, ("        right += ", "        right = "), (".sum().item()", ".sum().item()  #!"))),
+    ("metric-miscounted", change(LOADER, ("for epoch", "right = 0  #!\nfor epoch"), ("net.train()", "net.train()\n    seen = 0"), (
+        "        opt.step()\n", "        opt.step()\n        right += (net(images).argmax(1) == labels).sum().item()\n        seen += len(labels)\n    print(right / seen)\n"),
+        (TESTED, ""))),
     ("clip-low", change(LOADER, ("for epoch", "CLIP = 1e-4  #!\nfor epoch"), (
         "        opt.step()", "        nn.utils.clip_grad_norm_(net.parameters(), CLIP)\n        opt.step()"))),
     ("dropout-high", change(CONVOLVED, ("x = x.flatten(1)", "x = F.dropout(x.flatten(1), 0.95, self.training)  #!"))),
@@ -218,6 +224,10 @@ LOOKALIKES = {
     "prior-bias": FLAT.replace("opt =", "nn.init.zeros_(net[3].bias)\nopt ="),
     "permute-and-back": change(CONVOLVED, ("x = x.flatten(1)", "x = x.transpose(0, 1)\n        x = x.transpose(0, 1)\n        x = x.reshape(-1, 1152)")),
     "channels-last": change(CONVOLVED, ("x.flatten(1)", "x.permute(0, 2, 3, 1).reshape(len(x), -1)")),
+    "both-never-set-back": change(LOADER, ("for epoch", "right = seen = 0\nfor epoch"), (
+        "        opt.step()\n", "        opt.step()\n        right += (net(images).argmax(1) == labels).sum().item()\n        seen += len(labels)\n    print(right / seen)\n"),
+        (TESTED, "")),
+    "batch-accuracy": change(LOADER, ("        opt.step()\n", "        opt.step()\n        right = (net(images).argmax(1) == labels).sum().item()\n        print(right / len(labels))\n"), (TESTED, "")),
     "weighted-mean": change(LOADER, ("net.train()", "net.train()\n    total = 0.0"), (
         "        opt.step()\n", "        opt.step()\n        total += loss.item() * len(images)\n    print(total / len(train_set))\n")),
     "meter": change(LOADER, ("for epoch in range(6):", "meter = Meter(3)\nfor epoch in range(6):"), (

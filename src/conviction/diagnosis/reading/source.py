@@ -62,6 +62,8 @@ Kinds, what was read, what `names` carries, and which line `at` is:
 * loader-worker-random: workers that draw the same random numbers; names: -; line: the loader
 * metric-divided: a sum of means divided by samples, or a sum over samples by batches; names: variable; line: the
   division
+* metric-miscounted: a count that is never set back, of the last batch alone, of another set, or of what equals itself;
+  names: variable; line: the start, the count, the division or the comparison
 * metric-scaled: a percentage is multiplied by 100 again; names: variable; line: the product
 """
 
@@ -73,6 +75,7 @@ from conviction.diagnosis.reading.notes.answers import read_answers
 from conviction.diagnosis.reading.notes.budgets import read_budgets
 from conviction.diagnosis.reading.notes.classes import read_classes
 from conviction.diagnosis.reading.notes.data import read_data
+from conviction.diagnosis.reading.notes.figures import read_figures
 from conviction.diagnosis.reading.notes.leaks import read_leaks
 from conviction.diagnosis.reading.notes.metrics import read_metrics
 from conviction.diagnosis.reading.notes.mixing import read_mixing
@@ -90,6 +93,7 @@ from conviction.findings.observation import Place, SourceNote
 TOPICS: tuple[Callable[[State], Iterator[SourceNote]], ...] = (
     read_steps, read_modes, read_answers, read_names, read_classes, read_settings, read_data, read_metrics,
     read_statistics, read_pairing, read_leaks, read_budgets, read_mixing,
+    read_figures,
 )  # fmt: skip
 
 
