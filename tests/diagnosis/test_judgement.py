@@ -1,6 +1,7 @@
 """A finding's line: where the program is mended, unless the reader of the text has pointed at it."""
 
 import pytest
+from mended_programs import PLACED, SETTINGS, configured, setting_line
 
 from conviction.diagnosis.judgement import _located, read_notes
 from conviction.findings.observation import Place, SourceNote
@@ -34,6 +35,26 @@ def test_a_fault_that_showed_elsewhere_is_placed_where_it_is_mended(cause, line)
     shown = Finding(cause, "seen", "expected", "remedy", file="a.py", line=14)
     located = _located(shown, read_notes(PROGRAM, "a.py"))
     assert (located.file, located.line) == ("a.py", line)
+
+
+def located_line(cause: str, text: str) -> int | None:
+    return _located(Finding(cause, "seen", "expected", "remedy"), read_notes(text, "a.py")).line
+
+
+@pytest.mark.parametrize(("cause", "text"), PLACED, ids=[f"{cause}-{n}" for n, (cause, _) in enumerate(PLACED)])
+def test_the_line_is_the_one_where_a_person_would_mend_it(cause, text):
+    compile(text, "a.py", "exec")
+    (wanted,) = [n for n, line in enumerate(text.splitlines(), 1) if line.endswith("#!")]
+    assert located_line(cause, text) == wanted
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "style", ["dataclass", "dictionary", "argparse", "constants", "tuples", "class", "namespace", "bare"]
+)
+def test_a_number_is_placed_where_it_is_written(style, name):
+    text = configured(style)
+    assert located_line(SETTINGS[name], text) == setting_line(text, name)
 
 
 def test_a_line_of_the_texts_reader_stays():

@@ -6,7 +6,9 @@ from collections import Counter
 
 import pytest
 from healthy_programs import FLAT, HEALTHY, TRAINER
-from sick_programs import SICK, change
+from mended_programs import LOOKALIKES, NOTED
+from sick_programs import SICK as NAMED
+from sick_programs import change
 
 from conviction.diagnosis.reading import source
 from conviction.diagnosis.reading.landmarks import Landmarks, find_places
@@ -14,8 +16,9 @@ from conviction.diagnosis.reading.source import read_source
 from conviction.diagnosis.reading.syntax import parse_text
 from conviction.diagnosis.reading.walk import walk_program
 
+SICK = [*NAMED, *NOTED]
 # What follows from a fault and is rightly noted beside it.
-FOLLOWING = {"arguments-swapped": {"optimizer-settings"}}
+FOLLOWING = {"arguments-swapped": {"optimizer-settings"}, "loss-kept": {"no-grad-missing"}}
 KINDS = set(re.findall(r"^\* ([a-z-]+):", source.__doc__ or "", re.MULTILINE))
 
 
@@ -27,6 +30,12 @@ def marked_line(text: str) -> int:
 def test_nothing_is_said_of_healthy_programs(name: str) -> None:
     compile(HEALTHY[name], name, "exec")
     assert read_source(HEALTHY[name], "train.py") == ()
+
+
+@pytest.mark.parametrize("name", LOOKALIKES)
+def test_nothing_is_said_of_what_only_looks_like_a_fault(name: str) -> None:
+    compile(LOOKALIKES[name], name, "exec")
+    assert read_source(LOOKALIKES[name], "train.py") == ()
 
 
 @pytest.mark.parametrize(("kind", "text"), SICK, ids=[f"{kind}-{n}" for n, (kind, _) in enumerate(SICK)])

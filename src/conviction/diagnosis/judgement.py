@@ -18,14 +18,29 @@ from conviction.findings.records import Finding
 
 # Largest file of a program's own that is read beside it, and how many of them.
 _MOST_CHARACTERS, _MOST_FILES = 1_000_000, 30
-# Where a fault is mended that was measured elsewhere, at the call that showed it: a landmark of the program's text.
-_MENDED_AT = {
-    "augmentation-destroys": "augment",
-    "labels-shuffled": "labels", "labels-malformed": "labels", "class-imbalance": "labels",
-    "input-unscaled": "inputs", "channel-order": "inputs", "classes-mismatch": "head", "not-shuffled": "loader",
-    "lr-absurd": "rate", "lr-too-high": "rate", "lr-too-low": "rate",
-    "optimizer-settings": "optimizer", "weight-decay-dominates": "optimizer",
-    "init-collapse": "net", "init-tiny": "net", "init-huge": "net", "init-symmetric": "net",
+# Where a fault is mended that was measured elsewhere, at the call that showed it: the first of these notes on the
+# program's text, or landmarks, that there are.
+_RATE = ("landmark-rate",)
+_LABELS = ("labels-shifted", "landmark-labels")
+_START = ("init-constant", "init-scale", "landmark-start", "landmark-net")
+_MENDED_AT: dict[str, tuple[str, ...]] = {
+    "augmentation-destroys": ("landmark-augment",),
+    "labels-shuffled": ("labels-shuffled", "landmark-labels"), "labels-malformed": _LABELS,
+    "class-imbalance": ("landmark-subset",), "train-test-leak": ("data-on-test", "test-joined"),
+    "input-unscaled": ("landmark-scale",), "non-finite": ("landmark-unsafe",), "channel-order": ("landmark-channel",),
+    "classes-mismatch": ("labels-shifted", "landmark-classes"), "not-shuffled": ("shuffle-false", "landmark-loader"),
+    "lr-absurd": _RATE, "lr-too-high": _RATE, "lr-too-low": _RATE,
+    "optimizer-settings": ("landmark-optimizer",), "weight-decay-dominates": ("landmark-decay", "landmark-optimizer"),
+    "init-collapse": _START, "init-tiny": _START, "init-huge": _START, "init-symmetric": _START,
+    "dead-relu": ("bias-negative", "landmark-start"), "saturating-activations": ("landmark-activation",),
+    "too-few-steps": ("epochs", "landmark-budget"), "amp-underflow": ("half-without-scaler", "landmark-half"),
+    "mixed-batch": ("batch-mixed", "softmax-dim", "view-for-permute", "landmark-mixing"),
+    "metric-wrong": ("metric-divided", "metric-miscounted", "metric-scaled"),
+    "wrong-loss": ("loss-sum", "mse-on-classes"),
+    "no-eval-at-test": ("eval-missing", "bn-momentum", "bn-untracked", "statistics-kept"),
+    "frozen-params": ("parameters-frozen", "landmark-frozen"), "clip-too-low": ("clip-low", "landmark-clip"),
+    "schedule-kills-lr": ("scheduler-per-batch", "landmark-schedule"),
+    "dropout-too-high": ("dropout-high", "landmark-dropout"),
 }  # fmt: skip
 _LANDMARK = "landmark-"
 
@@ -64,8 +79,8 @@ def _located(finding: Finding, notes: tuple[SourceNote, ...]) -> Finding:
     """Return a finding at the line where it is mended, unless the reader of the text has pointed at its line."""
     if any(note.at.line == finding.line and not note.kind.startswith(_LANDMARK) for note in notes):
         return finding
-    kind = _LANDMARK + _MENDED_AT.get(finding.cause, "")
-    at = next((note.at for note in notes if note.kind == kind), None)
+    kinds = _MENDED_AT.get(finding.cause, ())
+    at = next((note.at for kind in kinds for note in notes if note.kind == kind), None)
     return finding if at is None else dataclasses.replace(finding, file=at.file, line=at.line)
 
 

@@ -7,7 +7,18 @@ from dataclasses import replace
 
 from conviction.diagnosis.reading.calls import Calls
 from conviction.diagnosis.reading.syntax import Syntax, dotted
-from conviction.diagnosis.reading.values import Const, Instance, Items, Net, Parameters, Tensor, Value, combine
+from conviction.diagnosis.reading.values import (
+    Arguments,
+    Class,
+    Const,
+    Instance,
+    Items,
+    Net,
+    Parameters,
+    Tensor,
+    Value,
+    combine,
+)
 
 
 class Assignments(Calls):
@@ -57,8 +68,10 @@ class Assignments(Calls):
 
     def _set_attribute(self, target: ast.Attribute, value: Value, node: ast.stmt) -> None:
         base = self.value(target.value)
-        if isinstance(base, (Net, Instance)):
+        if isinstance(base, (Net, Instance, Class)):
             base.attributes[target.attr] = value
+        if isinstance(base, Arguments):
+            base.defaults[target.attr] = value
         if isinstance(base, Net) and isinstance(value, Net):
             base.parts.append(value)
             value.uses.add("part")
@@ -77,6 +90,12 @@ class Assignments(Calls):
             base.parts.append(value)
             base.answer = None
         elif isinstance(base, Items):
+            key = self.value(target.slice)
+            if isinstance(key, Const) and key.value in base.keys:
+                base.items[base.keys.index(key.value)] = value
+                return
+            if isinstance(key, Const) and len(base.keys) == len(base.items):
+                base.keys.append(key.value)
             base.items.append(value)
         else:
             self.state.escape(value)

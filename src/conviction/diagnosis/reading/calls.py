@@ -10,7 +10,7 @@ from conviction.diagnosis.reading.library import answer_library, apply_loss
 from conviction.diagnosis.reading.library_words import LAYER_OPS, PASSING_LAYERS
 from conviction.diagnosis.reading.methods import answer_method
 from conviction.diagnosis.reading.state import Call
-from conviction.diagnosis.reading.syntax import last_name
+from conviction.diagnosis.reading.syntax import keyword, last_name, literal
 from conviction.diagnosis.reading.values import (
     Class,
     Forward,
@@ -126,11 +126,24 @@ class Calls(Expressions):
             scope.names[name] = self.value(default)
         for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=False):
             scope.names[argument.arg] = self.value(default)
+        scope.names |= self._options_of(function)
         scope.names |= dict.fromkeys([n for n in names if n not in scope.names])
         scope.names |= dict(zip(names, given, strict=False))
         scope.names |= {name: value for name, value in call.options.items() if name is not None}
         if arguments.vararg:
             scope.names[arguments.vararg.arg] = Items(given[len(names) :])
+
+    def _options_of(self, function: Function) -> dict[str, Value]:
+        """Return the defaults that decorators give: `@click.option("--lr", default=0.1)`."""
+        found: dict[str, Value] = {}
+        for decorator in getattr(function.node, "decorator_list", ()):
+            if isinstance(decorator, ast.Call) and last_name(decorator.func) == "option":
+                words = [literal(argument) for argument in decorator.args]
+                name = next((w for w in words if isinstance(w, str) and w.startswith("--")), "")
+                default = keyword(decorator, "default")
+                if name and default is not None:
+                    found[name.lstrip("-").replace("-", "_")] = self.value(default)
+        return found
 
     def make(self, body: Class, call: Call) -> Value:
         """Make an object of one of the program's classes and follow its `__init__`."""
@@ -140,6 +153,8 @@ class Calls(Expressions):
         start = body.method("__init__")
         if start is not None:
             self.run(Function(start, body.scope, made), call)
+        elif isinstance(made, Instance):
+            made.attributes |= call.options  # a dataclass
         elif isinstance(made, Net):
             made.parts += [value for value in call.given if isinstance(value, Net)]
         self.state.tell("made", call.node, made, body)

@@ -14,7 +14,7 @@ def calculate(node: ast.BinOp, left: Const, right: Const) -> Const | None:
         return None
     try:
         if isinstance(node.op, ast.Add):
-            return Const(a + b, node)
+            return Const(a + b, left.node if b == 1 and isinstance(node.left, (ast.Name, ast.Attribute)) else node)
         if isinstance(node.op, ast.Sub):
             return Const(a - b, node)
         if isinstance(node.op, ast.Mult):

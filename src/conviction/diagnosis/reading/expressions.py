@@ -92,6 +92,8 @@ class Expressions:
             return base.defaults.get(node.attr)
         if isinstance(base, Class):
             return base.attributes.get(node.attr)
+        if isinstance(base, Items):
+            return base.get(node.attr)
         if isinstance(base, Tensor):
             if node.attr == "data":
                 return base.cut(node)
@@ -197,6 +199,9 @@ class Expressions:
             return None if inner is None else not inner
         if dotted(test) == "__name__":
             return None
+        if isinstance(test, ast.BoolOp):
+            parts, decisive = [self.truth(part) for part in test.values], isinstance(test.op, ast.Or)
+            return decisive if decisive in parts else None if None in parts else not decisive
         if isinstance(test, ast.Compare) and len(test.ops) == 1:
             left, right = self.value(test.left), self.value(test.comparators[0])
             return compare(test.ops[0], left, right)

@@ -6,7 +6,10 @@ import ast
 import re
 from dataclasses import dataclass, fields
 
+from conviction.diagnosis.reading import places
 from conviction.diagnosis.reading.library_words import NET_NAMES
+from conviction.diagnosis.reading.notes.budgets import find_budget
+from conviction.diagnosis.reading.notes.mixing import find_mixing
 from conviction.diagnosis.reading.state import Event, State
 from conviction.diagnosis.reading.syntax import Syntax, dotted, keyword, last_name, parse_text
 from conviction.diagnosis.reading.values import Const, Forward, Loader, Net, Optimizer, Tensor
@@ -26,8 +29,12 @@ class Landmarks:
     """Nodes of the program's tree; None for what was not found.
 
     `rate` is the expression that gives the learning rate, `head` the net's last layer, `loader` the training loader;
-    `inputs` and `labels` are the statements that make the training images and labels into tensors, `augment` the last
-    random thing that is done to an image.
+    `inputs` and `labels` are the statements that make the training images and labels into tensors, `augment` the
+    strongest random thing that is done to an image. The rest say where a fault is mended that something measured has
+    named: `classes` the number of outputs, `decay` of weight decay, `dropout` of dropout, `clip` of clipping, `budget`
+    of epochs or steps; `scale` and `channel` what is done to images, `subset` a choice of them by their labels,
+    `activation` a sigmoid or tanh, `half` the float16, `start` the weights' start, `frozen` and `schedule` what freezes
+    and what steps, `mixing` what goes along the batch, `unsafe` a logarithm or deviation of what may be zero.
     """
 
     net: ast.AST | None = None
@@ -45,6 +52,21 @@ class Landmarks:
     inputs: ast.AST | None = None
     labels: ast.AST | None = None
     augment: ast.AST | None = None
+    classes: ast.AST | None = None
+    scale: ast.AST | None = None
+    channel: ast.AST | None = None
+    activation: ast.AST | None = None
+    subset: ast.AST | None = None
+    budget: ast.AST | None = None
+    half: ast.AST | None = None
+    start: ast.AST | None = None
+    frozen: ast.AST | None = None
+    schedule: ast.AST | None = None
+    dropout: ast.AST | None = None
+    mixing: ast.AST | None = None
+    unsafe: ast.AST | None = None
+    decay: ast.AST | None = None
+    clip: ast.AST | None = None
 
 
 def find_places(text: str, filename: str = "") -> dict[str, Place]:
@@ -73,9 +95,11 @@ def find_landmarks(program: Syntax, state: State) -> Landmarks:
     loss = tensor.loss_at or (losses[0].node if losses else None)
     test = next((f for f in forwards if f.judged and f not in tensor.forwards and not _beside(f, loops)), None)
     loaders = [e.value for e in state.of("iterate") if isinstance(e.value, Loader) and e.node in loops]
+    head = _head(forward.net) if forward else None
+    inputs, labels = _made_tensor(program, _INPUTS), _made_tensor(program, _LABELS)
     return Landmarks(
         net=forward.net.node if forward else next((net.node for net in state.nets if net.variables), None),
-        head=_head(forward.net) if forward else None,
+        head=head,
         loader=loaders[-1].node if loaders else None,
         optimizer=optimizer.node if optimizer else None,
         rate=_rate(program, optimizer),
@@ -86,9 +110,17 @@ def find_landmarks(program: Syntax, state: State) -> Landmarks:
         backward=backward.node if backward else None,
         step=steps[0].node if steps else None,
         test=test.node if test else None,
-        inputs=_made_tensor(program, _INPUTS),
-        labels=_made_tensor(program, _LABELS),
+        inputs=inputs,
+        labels=labels,
         augment=_augmentation(program),
+        classes=places.find_classes(state, head),
+        scale=places.find_scale(program, inputs),
+        channel=places.find_channel(program, inputs),
+        subset=places.find_subset(program, labels),
+        budget=find_budget(state),
+        mixing=find_mixing(state),
+        decay=_setting(optimizer, "weight_decay"),
+        **{name: find(state) for name, find in places.FINDERS.items()},
     )
 
 
@@ -121,16 +153,17 @@ def _head(net: Net) -> ast.AST | None:
 
 def _made_tensor(program: Syntax, name: re.Pattern[str]) -> ast.AST | None:
     """Return the first statement that makes a tensor under a name of images, or of labels, that is not the test's."""
+    found: list[tuple[bool, ast.Assign]] = []
     for node in sorted((n for n in program.nodes if isinstance(n, ast.Assign)), key=lambda n: n.lineno):
         if len(node.targets) == 1 and any(c in ast.unparse(node.value) for c in _TENSORS):
             target = dotted(node.targets[0]).rpartition(".")[2].lower()
             if name.search(target) and not _TEST.search(target):
-                return node
-    return None
+                found.append((target == "data", node))  # the opened file, rather than what is in it
+    return min(found, key=lambda pair: pair[0], default=(False, None))[1]
 
 
 def _augmentation(program: Syntax) -> ast.AST | None:
-    """Return the last random thing that a data set, or a function or transform for images, does to an image."""
+    """Return the strongest random thing that a data set, or a function or transform for images, does to an image."""
     found: list[ast.Call] = []
     for node in program.nodes:
         if isinstance(node, ast.Call) and re.search(r"^Random|jitter|^AutoAugment|^RandAugment", last_name(node.func)):
@@ -141,7 +174,7 @@ def _augmentation(program: Syntax) -> ast.AST | None:
         if around is not None:
             calls = [part for part in ast.walk(around) if isinstance(part, ast.Call)]
             found += [call for call in calls if "rand" in dotted(call.func)]
-    return max(found, key=lambda node: node.lineno, default=None)
+    return places.strongest(program, found)
 
 
 def _rate(program: Syntax, optimizer: Optimizer | None) -> ast.expr | None:
@@ -163,6 +196,12 @@ def _rate(program: Syntax, optimizer: Optimizer | None) -> ast.expr | None:
                 if dotted(target) in _RATES:
                     return value
     return None
+
+
+def _setting(optimizer: Optimizer | None, name: str) -> ast.AST | None:
+    """Return where the number of an optimizer's setting is written."""
+    given = optimizer.settings.get(name) if optimizer is not None else None
+    return given.node if isinstance(given, Const) and hasattr(given.node, "lineno") else None
 
 
 def _guess_forward(program: Syntax, loops: tuple[ast.AST, ...]) -> ast.Call | None:

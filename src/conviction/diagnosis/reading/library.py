@@ -133,7 +133,7 @@ def apply_loss(state: State, call: Call, loss: Loss) -> Tensor:
         told = Tensor(graph=told.graph if told.graph is False and told.cut_at else None, cut_at=told.cut_at,
                       forwards=told.forwards, live=told.live)  # fmt: skip
     state.tell("loss", call.node, loss, (inputs, target))
-    summed = call.node if loss.reduction == "sum" else None
+    summed = loss.node or call.node if loss.reduction == "sum" else None
     return Tensor("loss", call.node, told.forwards, told.live, told.graph, told.cut_at, loss.kind or "loss", call.node,
                   summed_at=summed, through=told.through)  # fmt: skip
 
@@ -147,6 +147,8 @@ def _use_tensors(state: State, call: Call) -> tuple[bool, Value]:
     if name in SEEDS:
         state.tell("seed", call.node, None, call.args)
         return True, None
+    if name == "dropout":
+        state.tell("dropout", call.node, call.argument(1, "p"))
     if not isinstance(first, Tensor):
         return False, None
     if name in OPERATIONS:
@@ -170,6 +172,8 @@ def _arrange(state: State, call: Call) -> tuple[bool, Value]:
         return True, state.add_net(copy)
     if origin in {"torch.compile", "torch.jit.script", "torch.jit.trace", "torch.jit.optimize_for_inference"}:
         return True, first
+    if name in {"clip_grad_norm_", "clip_grad_value_"}:
+        state.tell("clip", call.node, call.argument(1, "max_norm", "clip_value"))
     if origin.startswith("torch.nn.init.") or name in {"clip_grad_norm_", "clip_grad_value_"}:
         return True, first
     if name in {"list", "tuple", "iter", "set", "sorted", "reversed", "tqdm", "enumerate", "cycle"}:
@@ -178,8 +182,16 @@ def _arrange(state: State, call: Call) -> tuple[bool, Value]:
         return True, call.args[1]
     if name == "chain" or (name == "add" and any(isinstance(value, Parameters) for value in call.args)):
         return True, Items(call.args)
-    if name in {"OrderedDict", "dict", "zip", "SimpleNamespace", "EasyDict"}:
+    if name in {"SimpleNamespace", "EasyDict", "Namespace", "AttrDict", "Box"} and isinstance(first, Items):
+        return True, first
+    if name in {"OrderedDict", "dict", "zip", "SimpleNamespace", "EasyDict", "Namespace", "AttrDict", "Box"}:
         return True, Items(call.given, [] if call.args else list(call.options))
+    if name == "field":  # of a dataclass
+        return True, call.options.get("default")
+    if origin in {"os.environ.get", "os.getenv"}:
+        return True, call.argument(1, "default")
+    if origin in {"int", "float"} and isinstance(first, Const):
+        return True, _convert(origin, first)
     if name == "ArgumentParser":
         return True, Arguments()
     if name == "next":
@@ -193,3 +205,12 @@ def _arrange(state: State, call: Call) -> tuple[bool, Value]:
             net.uses.add("state")
         return True, None
     return False, None
+
+
+def _convert(name: str, given: Const) -> Const | None:
+    """Return a number of a constant: `float(os.environ.get("LR", "0.1"))`."""
+    try:
+        number = float(given.value) if isinstance(given.value, (str, int, float)) else None
+    except ValueError:
+        return None
+    return None if number is None else Const(int(number) if name == "int" and number < 1e9 else number, given.node)

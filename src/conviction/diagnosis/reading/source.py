@@ -28,7 +28,7 @@ Kinds, what was read, what `names` carries, and which line `at` is:
 * loss-kept: a loss is kept with its graph; names: variable; line: the statement
 * loss-detached: what goes backward has left the graph; names: -; line: where it left
 * loss-negated: the loss is maximised; names: -; line: the sign
-* loss-sum: the loss is a sum over the batch; names: -; line: the loss
+* loss-sum: the loss is a sum over the batch; names: -; line: where the loss is made
 * softmax-before-ce: softmax, then cross-entropy; names: -; line: the softmax
 * relu-on-logits: an activation or dropout, then cross-entropy; names: the operation; line: the operation
 * nll-without-log-softmax: NLL loss of what is no log-probability; names: the operation; line: the loss
@@ -43,18 +43,28 @@ Kinds, what was read, what `names` carries, and which line `at` is:
 * init-scale: weights start at a scale that no layer keeps; names: the number; line: the init
 * bn-momentum: batch norm whose running statistics never move, or are the last batch's; names: the number; line: where
   it is written
+* bn-untracked: batch norm without running statistics; names: the layer; line: the setting
+* bias-negative: biases start far below zero; names: the number; line: the filling
 * statistics-kept: hand-written running statistics that nothing changes; names: class, attribute; line: read
-* dropout-high: dropout of .7 and more; names: the number; line: the layer
+* dropout-high: dropout of .7 and more; names: the number; line: where it is written
 * optimizer-settings: a setting out of its range; names: setting, value; line: where the value is written
-* clip-low: gradients clipped to .01 or less; names: the number; line: the clip
+* clip-low: gradients clipped to .01 or less; names: the number; line: where it is written
 * half-without-scaler: training in float16, the loss not scaled; names: -; line: the float16
 * scheduler-per-batch: a schedule counted in epochs steps with each batch; names: the schedule; line: its step
 * seed-in-loop: the same seed again in each epoch or step; names: -; line: the seed
 * shuffle-false: the training loader does not shuffle; names: -; line: the loader
 * data-on-test: the test data are the training data; names: variable; line: the statement
+* test-joined: the test data are put among the training data, or train in their place; names: - or variable; line: the
+  expression
+* labels-shuffled: images or labels are put in another order without each other; names: -; line: the statement
+* epochs: the training ends after a few steps; names: the number; line: where it is written, or the condition to leave
+* batch-mixed: rows are cut where the batch is no longer the first dimension; names: the turn; line: the cut
 * loader-worker-random: workers that draw the same random numbers; names: -; line: the loader
 * metric-divided: a sum of means divided by samples, or a sum over samples by batches; names: variable; line: the
   division
+* metric-miscounted: a count that is never set back, of the last batch alone, of another set, or of what equals itself;
+  names: variable; line: the start, the count, the division or the comparison
+* metric-scaled: a percentage is multiplied by 100 again; names: variable; line: the product
 """
 
 from __future__ import annotations
@@ -62,11 +72,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from conviction.diagnosis.reading.notes.answers import read_answers
+from conviction.diagnosis.reading.notes.budgets import read_budgets
 from conviction.diagnosis.reading.notes.classes import read_classes
 from conviction.diagnosis.reading.notes.data import read_data
+from conviction.diagnosis.reading.notes.figures import read_figures
+from conviction.diagnosis.reading.notes.leaks import read_leaks
 from conviction.diagnosis.reading.notes.metrics import read_metrics
+from conviction.diagnosis.reading.notes.mixing import read_mixing
 from conviction.diagnosis.reading.notes.modes import read_modes
 from conviction.diagnosis.reading.notes.names import read_names
+from conviction.diagnosis.reading.notes.pairing import read_pairing
 from conviction.diagnosis.reading.notes.settings import read_settings
 from conviction.diagnosis.reading.notes.statistics import read_statistics
 from conviction.diagnosis.reading.notes.steps import read_steps
@@ -77,7 +92,8 @@ from conviction.findings.observation import Place, SourceNote
 
 TOPICS: tuple[Callable[[State], Iterator[SourceNote]], ...] = (
     read_steps, read_modes, read_answers, read_names, read_classes, read_settings, read_data, read_metrics,
-    read_statistics,
+    read_statistics, read_pairing, read_leaks, read_budgets, read_mixing,
+    read_figures,
 )  # fmt: skip
 
 

@@ -75,7 +75,8 @@ class Walk(Assignments):
                 if bound is None and isinstance(owner, ast.ClassDef):
                     continue
                 names = parameters_of(node)[1 if bound is not None else 0 :]
-                call = Call(ast.Call(ast.Name(node.name), [], []), node.name, node.name, [guess(n) for n in names], {})
+                known = {name: value for name in names if (value := guess(name)) is not None}
+                call = Call(ast.Call(ast.Name(node.name), [], []), node.name, node.name, [], known)
                 inside, self.state.inside_net = self.state.inside_net, int(node.name == "forward")
                 self.run(Function(node, self.state.scope, bound), call)
                 self.state.inside_net = inside
@@ -133,7 +134,8 @@ class Walk(Assignments):
             and call.args
         ):
             value = self.value(call.args[0])
-            if isinstance(value, Tensor) and value.loss and value.graph:
+            answer = isinstance(value, Tensor) and bool(value.live) and not self.state.inside_net and bool(call.args)
+            if isinstance(value, Tensor) and (value.loss or answer) and value.graph:
                 self._tell_kept(dotted(call.func.value), node, value)
                 value = replace(value, through=value.through | {dotted(call.func.value)})
                 base = self.value(call.func.value)
@@ -147,6 +149,9 @@ class Walk(Assignments):
         if truth is not None:
             self.statements(node.body if truth else node.orelse)
             return
+        if any(isinstance(statement, (ast.Break, ast.Return)) for statement in node.body[-1:]):
+            bounds = [self.value(test.comparators[-1]) for test in _comparisons(node.test)]
+            self.state.tell("leave", node, None, bounds)
         before = self._modes()
         self.statements(node.body)
         after = self._modes()
@@ -170,6 +175,7 @@ class Walk(Assignments):
     def _do_for(self, node: ast.For) -> None:
         source = self.value(node.iter)
         self.state.tell("iterate", node, source)
+        self._tell_turns(node)
         few = isinstance(source, Items) and 1 < len(source.items) <= _MOST_ITEMS and not isinstance(node.iter, ast.Call)
         turns = source.items if few else [_turn_of(node.iter, source)] * 2
         if isinstance(source, Items) and not few:
@@ -185,7 +191,16 @@ class Walk(Assignments):
 
     _do_asyncfor = _do_for
 
+    def _tell_turns(self, node: ast.For) -> None:
+        """Tell how often a loop turns, where a number of the program says it: `for epoch in tqdm(range(epochs))`."""
+        for call in (n for n in ast.walk(node.iter) if isinstance(n, ast.Call)):
+            name = last_name(call.func)
+            if name in {"range", "trange", "islice"} and call.args:
+                self.state.tell("turns", node, self.value(call.args[0 if len(call.args) == 1 else 1]), name)
+
     def _do_while(self, node: ast.While) -> None:
+        if isinstance(node.test, ast.Compare) and len(node.test.ops) == 1:
+            self.state.tell("turns", node, self.value(node.test.comparators[0]), "while")
         for _ in range(2):
             self.state.loops = (*self.state.loops, node)
             self.value(node.test)
@@ -234,6 +249,12 @@ def _turn_of(source: ast.AST, value: Value) -> Value:
         inner = element_of(value) if value is not None else None
         return Items([None, inner])
     return element_of(value)
+
+
+def _comparisons(test: ast.expr) -> list[ast.Compare]:
+    """Return the comparisons of which a condition is made."""
+    parts = test.values if isinstance(test, ast.BoolOp) else [test]
+    return [part for part in parts if isinstance(part, ast.Compare)]
 
 
 def _is_main(test: ast.AST) -> bool:

@@ -208,10 +208,9 @@ def _read_frozen(state: State) -> Iterator[SourceNote]:
             name = net.variables[0] if net.variables else net.kind
             said = f"`{name}` is frozen and no trained weights were loaded into it"
             yield SourceNote("parameters-frozen", state.program.place(net.frozen_at), (name,), said)
-    for event in state.of("layer"):
-        rate = (event.more or {}).get("p") or (event.more or {}).get("0")
-        high = isinstance(rate, Const) and isinstance(rate.value, float) and rate.value >= 0.7
-        if event.value.kind.startswith("Dropout") and high:
-            yield SourceNote(
-                "dropout-high", state.program.place(rate.node), (f"{rate.value:g}",), f"dropout of {rate.value:g}"
-            )
+    for event in state.of("layer", "dropout"):
+        given = event.value if event.kind == "dropout" else (event.more or {}).get("p") or (event.more or {}).get("0")
+        high = isinstance(given, Const) and isinstance(given.value, float) and given.value >= 0.7
+        if high and (event.kind == "dropout" or event.value.kind.startswith("Dropout")):
+            said = f"dropout of {given.value:g}"
+            yield SourceNote("dropout-high", state.program.place(given.node), (f"{given.value:g}",), said)

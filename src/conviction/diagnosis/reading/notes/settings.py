@@ -20,12 +20,11 @@ def read_settings(state: State) -> Iterator[SourceNote]:
     for optimizer in state.optimizers:
         for name, value in optimizer.settings.items():
             yield from _read_setting(state, optimizer, name, value)
-    for call in state.program.calls("clip_grad_norm_", "clip_grad_value_"):
-        bound = literal(keyword(call, "max_norm", "clip_value", position=1))
+    for event in state.of("clip"):
+        bound = event.value.value if isinstance(event.value, Const) else None
         if isinstance(bound, (int, float)) and 0 < bound <= _LARGEST_CLIP:
-            yield SourceNote(
-                "clip-low", state.program.place(call), (f"{bound:g}",), f"gradients are clipped to {bound:g}"
-            )
+            said = f"gradients are clipped to {bound:g}"
+            yield SourceNote("clip-low", state.program.place(event.value.node), (f"{bound:g}",), said)
     yield from _read_schedules(state)
     yield from _read_half(state)
     yield from _read_seeds(state)

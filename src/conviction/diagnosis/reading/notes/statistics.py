@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from conviction.diagnosis.reading.notes.biases import read_biases
 from conviction.diagnosis.reading.state import State
 from conviction.diagnosis.reading.syntax import dotted, keyword, last_name, literal
 from conviction.diagnosis.reading.values import Const
@@ -27,6 +28,11 @@ def read_statistics(state: State) -> Iterator[SourceNote]:
             if isinstance(number, (int, float)) and given is not None and (number < 1e-3 or number > 0.9):
                 said = f"batch norm with momentum {number:g}: the part of each new batch in the running statistics"
                 yield SourceNote("bn-momentum", state.program.place(given.node), (f"{number:g}",), said)
+            tracked = (event.more or {}).get("track_running_stats")
+            if isinstance(tracked, Const) and tracked.value is False:
+                said = "batch norm without running statistics: a test is answered with those of its own batch"
+                yield SourceNote("bn-untracked", state.program.place(tracked.node), (event.value.kind,), said)
+    yield from read_biases(state)
     for node in state.program.nodes:
         if isinstance(node, ast.ClassDef):
             yield from _read_kept_statistics(state, node)
