@@ -37,6 +37,7 @@ class Learning:
     steps: int = 0
     still_falling: bool = False
     ended: bool = False
+    latest: float | None = None  # loss of the very last steps, where `last` is that of the last fifth
 
     @property
     def fails(self) -> bool:
@@ -51,7 +52,9 @@ class Learning:
     @property
     def poor(self) -> bool:
         """Whether it has learned little, and no more is to come: it has levelled off, or the program has ended."""
-        return self.state == "partly" and self.steps >= _ENOUGH and (self.ended or not self.still_falling)
+        if self.state != "partly" or self.steps < _ENOUGH or (self.still_falling and not self.ended):
+            return False
+        return self.latest is None or self.blind is None or self.latest > _WELL * self.blind
 
     def __str__(self) -> str:
         if self.first is None or self.last is None:
@@ -78,7 +81,8 @@ def read_learning(observation: Observation) -> Learning:
     state = _state(values, blind) if blind else _relative_state(values)
     state = _better(state, _answers_state(accuracy, training_loader(observation), class_count(observation)))
     falling = _falls(values[len(values) // 2 :] if len(values) >= 24 else values)
-    return Learning(state, first, last, blind, accuracy, total, falling, has_ended(observation))
+    latest = statistics.fmean(values[-max(3, len(values) // 20) :])
+    return Learning(state, first, last, blind, accuracy, total, falling, has_ended(observation), latest)
 
 
 def has_ended(observation: Observation) -> bool:
