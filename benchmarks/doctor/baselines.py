@@ -89,10 +89,10 @@ def job_of(case: Case, mending: str = "") -> dict[str, Any]:
 
 
 def print_tools(done: dict[str, Any], every: list[Case]) -> None:
-    """Print the tools beside the doctor, on both splits."""
+    """Print the tools beside the doctor, on all splits."""
     ours = ledger.read(score.FILE)
     doctor = score.doctor_hash()
-    for split in ("calibrate", "score"):
+    for split in cases.SPLITS:
         chosen = [case for case in every if case.split == split]
         table = {}
         for name in (*TOOLS, *log_readers.NAMES):
@@ -110,7 +110,7 @@ def print_repairs(done: dict[str, Any], plain: dict[str, Any], sick: list[Case])
     every = cases.read_cases()
     print("| repair | split | repaired |\n|---|---|---|")
     for how in ("menu", "random"):
-        for split in ("calibrate", "score"):
+        for split in cases.SPLITS:
             chosen = [case for case in sick if case.split == split]
             good = 0
             for case in chosen:

@@ -3,7 +3,8 @@
     nice python benchmarks/doctor/score.py --workers 1 > benchmarks/results/doctor_score.md
 
 Each program is given to `conviction diagnose PROGRAM --json --seconds 45`, unedited, in a folder of its own, one thread
-each. The families of nets are split: on `calibrate` thresholds were chosen, `score` was only looked at. Detected: a
+each. The families of nets are split: on `calibrate` thresholds were chosen; `seen` was scored first, then its misses
+were looked at and mended; `score` was written by others without sight of the doctor and is only scored. Detected: a
 finding on a sick program. Named: the first finding is the cause (or one of the few that truth.json accepts beside it).
 Located: its line is within one line of one that holds the fault, of the cases that have such lines. False alarm: a
 finding on a healthy program. Rows belong to the code of `findings/` and `diagnosis/` that made them. `--fix` repairs
@@ -195,7 +196,7 @@ def print_repairs(found: dict[Case, dict[str, Any]]) -> None:
         well = fixed is not None and twin is not None and fixed >= REPAIRED * twin
         counts[case.split, well] += 1
         print(f"| {case.program} | {case.split} | {case.cause} | {fixed} | {twin} | {'yes' if well else 'no'} |")
-    for split in ("calibrate", "score"):
+    for split in cases.SPLITS:
         total = counts[split, True] + counts[split, False]
         print(f"\n{split}: {_share(counts[split, True], total)} reach {REPAIRED:.0%} of their twin's accuracy.")
 
@@ -229,7 +230,7 @@ def main() -> None:
         print_repairs(found)
         return
     answers = [answer_of(case, row) for case, row in found.items()]
-    splits = {split: [a for a in answers if a.case.split == split] for split in ("calibrate", "score")}
+    splits = {split: [a for a in answers if a.case.split == split] for split in cases.SPLITS}
     print_rows({split: summed(rows) for split, rows in splits.items() if rows}, "split")
     print_confusions(answers)
 
