@@ -25,8 +25,8 @@ _LABELS = ("labels-shifted", "landmark-labels")
 _START = ("init-constant", "init-scale", "landmark-start", "landmark-net")
 _MENDED_AT: dict[str, tuple[str, ...]] = {
     "augmentation-destroys": ("landmark-augment",),
-    "labels-shuffled": ("labels-shuffled", "landmark-labels"), "labels-malformed": _LABELS,
-    "class-imbalance": ("landmark-subset",), "train-test-leak": ("data-on-test", "test-joined"),
+    "labels-shuffled": ("labels-shuffled", "landmark-pairing", "landmark-labels"), "labels-malformed": _LABELS,
+    "class-imbalance": ("landmark-subset",), "train-test-leak": ("data-on-test", "test-joined", "landmark-leak"),
     "input-unscaled": ("landmark-scale",), "non-finite": ("landmark-unsafe",), "channel-order": ("landmark-channel",),
     "classes-mismatch": ("labels-shifted", "landmark-classes"), "not-shuffled": ("shuffle-false", "landmark-loader"),
     "lr-absurd": _RATE, "lr-too-high": _RATE, "lr-too-low": _RATE,

@@ -6,7 +6,7 @@ import ast
 import re
 from dataclasses import dataclass, fields
 
-from conviction.diagnosis.reading import places
+from conviction.diagnosis.reading import guesses, places
 from conviction.diagnosis.reading.library_words import NET_NAMES
 from conviction.diagnosis.reading.notes.budgets import find_budget
 from conviction.diagnosis.reading.notes.mixing import find_mixing
@@ -34,7 +34,8 @@ class Landmarks:
     named: `classes` the number of outputs, `decay` of weight decay, `dropout` of dropout, `clip` of clipping, `budget`
     of epochs or steps; `scale` and `channel` what is done to images, `subset` a choice of them by their labels,
     `activation` a sigmoid or tanh, `half` the float16, `start` the weights' start, `frozen` and `schedule` what freezes
-    and what steps, `mixing` what goes along the batch, `unsafe` a logarithm or deviation of what may be zero.
+    and what steps, `mixing` what goes along the batch, `unsafe` a logarithm or deviation of what may be zero,
+    `pairing` another order of images or labels, `leak` what puts training and test data together.
     """
 
     net: ast.AST | None = None
@@ -67,6 +68,8 @@ class Landmarks:
     unsafe: ast.AST | None = None
     decay: ast.AST | None = None
     clip: ast.AST | None = None
+    pairing: ast.AST | None = None
+    leak: ast.AST | None = None
 
 
 def find_places(text: str, filename: str = "") -> dict[str, Place]:
@@ -119,6 +122,8 @@ def find_landmarks(program: Syntax, state: State) -> Landmarks:
         subset=places.find_subset(program, labels),
         budget=find_budget(state),
         mixing=find_mixing(state),
+        pairing=guesses.find_pairing(state),
+        leak=guesses.find_leak(state),
         decay=_setting(optimizer, "weight_decay"),
         **{name: find(state) for name, find in places.FINDERS.items()},
     )
