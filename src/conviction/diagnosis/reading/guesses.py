@@ -1,8 +1,9 @@
-"""Where images and labels, or training and test data, may have been mixed up, once a measurement says that they were."""
+"""Where images and labels, or training and test data, may have been mixed up, once something measured says so."""
 
 from __future__ import annotations
 
 import ast
+import re
 
 from conviction.diagnosis.reading.roles import called, role_of, split_of
 from conviction.diagnosis.reading.state import State
@@ -55,6 +56,17 @@ def _weigh_order(node: ast.AST, orders: set[str], taken: set[tuple[str, str]]) -
         }
         return 4 if "labels" in roles else 2 if "images" in roles else 0
     return 0
+
+
+def find_figure(state: State) -> ast.AST | None:
+    """Return an operation that no accuracy is made with: a whole-number division, the least likely class."""
+    for node in state.program.nodes:
+        if isinstance(node, ast.Call) and last_name(node.func) in {"argmin", "min"} and "net" in ast.unparse(node):
+            return node
+        whole = isinstance(node, ast.BinOp) and isinstance(node.op, ast.FloorDiv)
+        if whole and re.search(r"right|correct|hits|good|total|acc", ast.unparse(node)):
+            return node
+    return None
 
 
 def find_leak(state: State) -> ast.AST | None:
