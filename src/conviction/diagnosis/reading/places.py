@@ -270,7 +270,7 @@ def find_unsafe(state: State) -> ast.AST | None:
                 found.append((4, -node.lineno, node))
         elif isinstance(node, ast.Call) and last_name(node.func) in {"log", "sqrt", "exp", "log2"}:
             text = ast.unparse(node)
-            if not re.search(r"\+ *\w|clamp|clip|max\(|eps|^math\.|log_softmax", text):
+            if not re.search(r"\+ *\w|clamp|clip|max\(|eps|^math\.|^np\.|log_softmax", text):
                 found.append(
                     (3 if "softmax" in text else 2 if last_name(node.func) == "log" else 1, -node.lineno, node)
                 )
