@@ -194,6 +194,8 @@ NOTED = [
     ("clip-low", change(LOADER, ("for epoch", "CLIP = 1e-4  #!\nfor epoch"), (
         "        opt.step()", "        nn.utils.clip_grad_norm_(net.parameters(), CLIP)\n        opt.step()"))),
     ("dropout-high", change(CONVOLVED, ("x = x.flatten(1)", "x = F.dropout(x.flatten(1), 0.95, self.training)  #!"))),
+    ("dropout-always", change(CONVOLVED, ("x = x.flatten(1)", "x = F.dropout(x.flatten(1), 0.5)  #!"))),
+    ("dropout-always", change(CONVOLVED, ("x = x.flatten(1)", "x = F.dropout(x, p=0.25)  #!\n        x = x.flatten(1)"))),
     ("loss-sum", change(TRAINED, ("nn.CrossEntropyLoss()", "nn.CrossEntropyLoss(reduction='sum')  #!"))),
     ("loss-kept", change(LOADER, ("with torch.no_grad():\n    for", "answers = []\nif True:\n    for"),
                          ("right +=", "answers.append(net(images))  #!\n        right +="))),
@@ -228,6 +230,7 @@ LOOKALIKES = {
         "        opt.step()\n", "        opt.step()\n        right += (net(images).argmax(1) == labels).sum().item()\n        seen += len(labels)\n    print(right / seen)\n"),
         (TESTED, "")),
     "batch-accuracy": change(LOADER, ("        opt.step()\n", "        opt.step()\n        right = (net(images).argmax(1) == labels).sum().item()\n        print(right / len(labels))\n"), (TESTED, "")),
+    "told-dropout": change(CONVOLVED, ("x = x.flatten(1)", "x = F.dropout(x.flatten(1), 0.5, self.training)\n        x = F.dropout(x, training=self.training)")),
     "weighted-mean": change(LOADER, ("net.train()", "net.train()\n    total = 0.0"), (
         "        opt.step()\n", "        opt.step()\n        total += loss.item() * len(images)\n    print(total / len(train_set))\n")),
     "meter": change(LOADER, ("for epoch in range(6):", "meter = Meter(3)\nfor epoch in range(6):"), (

@@ -2,11 +2,13 @@
 
 import pytest
 from mended_programs import PLACED, SETTINGS, configured, setting_line
+from more_mended_programs import MORE_PLACED
 
 from conviction.diagnosis.judgement import _located, read_notes
 from conviction.findings.observation import Place, SourceNote
 from conviction.findings.records import Finding
 
+PLACES = [*PLACED, *MORE_PLACED]
 PROGRAM = """
 import torch
 from torch import nn
@@ -41,7 +43,7 @@ def located_line(cause: str, text: str) -> int | None:
     return _located(Finding(cause, "seen", "expected", "remedy"), read_notes(text, "a.py")).line
 
 
-@pytest.mark.parametrize(("cause", "text"), PLACED, ids=[f"{cause}-{n}" for n, (cause, _) in enumerate(PLACED)])
+@pytest.mark.parametrize(("cause", "text"), PLACES, ids=[f"{cause}-{n}" for n, (cause, _) in enumerate(PLACES)])
 def test_the_line_is_the_one_where_a_person_would_mend_it(cause, text):
     compile(text, "a.py", "exec")
     (wanted,) = [n for n, line in enumerate(text.splitlines(), 1) if line.endswith("#!")]

@@ -25,8 +25,8 @@ _LABELS = ("labels-shifted", "landmark-labels")
 _START = ("init-constant", "init-scale", "landmark-start", "landmark-net")
 _MENDED_AT: dict[str, tuple[str, ...]] = {
     "augmentation-destroys": ("landmark-augment",),
-    "labels-shuffled": ("labels-shuffled", "landmark-labels"), "labels-malformed": _LABELS,
-    "class-imbalance": ("landmark-subset",), "train-test-leak": ("data-on-test", "test-joined"),
+    "labels-shuffled": ("labels-shuffled", "landmark-pairing", "landmark-labels"), "labels-malformed": _LABELS,
+    "class-imbalance": ("landmark-subset",), "train-test-leak": ("data-on-test", "test-joined", "landmark-leak"),
     "input-unscaled": ("landmark-scale",), "non-finite": ("landmark-unsafe",), "channel-order": ("landmark-channel",),
     "classes-mismatch": ("labels-shifted", "landmark-classes"), "not-shuffled": ("shuffle-false", "landmark-loader"),
     "lr-absurd": _RATE, "lr-too-high": _RATE, "lr-too-low": _RATE,
@@ -35,9 +35,9 @@ _MENDED_AT: dict[str, tuple[str, ...]] = {
     "dead-relu": ("bias-negative", "landmark-start"), "saturating-activations": ("landmark-activation",),
     "too-few-steps": ("epochs", "landmark-budget"), "amp-underflow": ("half-without-scaler", "landmark-half"),
     "mixed-batch": ("batch-mixed", "softmax-dim", "view-for-permute", "landmark-mixing"),
-    "metric-wrong": ("metric-divided", "metric-miscounted", "metric-scaled"),
+    "metric-wrong": ("metric-divided", "metric-miscounted", "metric-scaled", "softmax-dim", "landmark-figure"),
     "wrong-loss": ("loss-sum", "mse-on-classes"),
-    "no-eval-at-test": ("eval-missing", "bn-momentum", "bn-untracked", "statistics-kept"),
+    "no-eval-at-test": ("eval-missing", "bn-momentum", "bn-untracked", "statistics-kept", "dropout-always"),
     "frozen-params": ("parameters-frozen", "landmark-frozen"), "clip-too-low": ("clip-low", "landmark-clip"),
     "schedule-kills-lr": ("scheduler-per-batch", "landmark-schedule"),
     "dropout-too-high": ("dropout-high", "landmark-dropout"),

@@ -6,7 +6,7 @@ import ast
 import re
 from dataclasses import dataclass, fields
 
-from conviction.diagnosis.reading import places
+from conviction.diagnosis.reading import guesses, places
 from conviction.diagnosis.reading.library_words import NET_NAMES
 from conviction.diagnosis.reading.notes.budgets import find_budget
 from conviction.diagnosis.reading.notes.mixing import find_mixing
@@ -21,6 +21,7 @@ _LABELS = re.compile(r"^(y|ys|tr_?y|train_y|y_?tr(ain)?|(train_?)?(labels?|targe
 _AUGMENTS = re.compile(r"augment|transform|distort|jitter|perturb|corrupt|collate")
 _TEST = re.compile(r"test|val|_te$|^te_|xt$|yt$")
 _TENSORS = ("tensor(", "from_numpy(", "Tensor(", ".float()", ".astype(", "np.load(", "/ 255")
+_NOISES = frozenset({"randn", "randn_like", "rand", "rand_like", "normal", "normal_", "uniform", "randperm"})
 _RATES = frozenset({"lr", "learning_rate", "LR", "LEARNING_RATE", "base_lr"})
 
 
@@ -34,7 +35,8 @@ class Landmarks:
     named: `classes` the number of outputs, `decay` of weight decay, `dropout` of dropout, `clip` of clipping, `budget`
     of epochs or steps; `scale` and `channel` what is done to images, `subset` a choice of them by their labels,
     `activation` a sigmoid or tanh, `half` the float16, `start` the weights' start, `frozen` and `schedule` what freezes
-    and what steps, `mixing` what goes along the batch, `unsafe` a logarithm or deviation of what may be zero.
+    and what steps, `mixing` what goes along the batch, `unsafe` a logarithm or deviation of what may be zero,
+    `figure` an odd division, `pairing` another order of images or labels, `leak` what joins training and test data.
     """
 
     net: ast.AST | None = None
@@ -67,6 +69,9 @@ class Landmarks:
     unsafe: ast.AST | None = None
     decay: ast.AST | None = None
     clip: ast.AST | None = None
+    figure: ast.AST | None = None
+    pairing: ast.AST | None = None
+    leak: ast.AST | None = None
 
 
 def find_places(text: str, filename: str = "") -> dict[str, Place]:
@@ -112,13 +117,16 @@ def find_landmarks(program: Syntax, state: State) -> Landmarks:
         test=test.node if test else None,
         inputs=inputs,
         labels=labels,
-        augment=_augmentation(program),
+        augment=_augmentation(program, loops),
         classes=places.find_classes(state, head),
-        scale=places.find_scale(program, inputs),
+        scale=places.find_scale(state, inputs),
         channel=places.find_channel(program, inputs),
         subset=places.find_subset(program, labels),
         budget=find_budget(state),
         mixing=find_mixing(state),
+        figure=guesses.find_figure(state),
+        pairing=guesses.find_pairing(state),
+        leak=guesses.find_leak(state),
         decay=_setting(optimizer, "weight_decay"),
         **{name: find(state) for name, find in places.FINDERS.items()},
     )
@@ -162,7 +170,7 @@ def _made_tensor(program: Syntax, name: re.Pattern[str]) -> ast.AST | None:
     return min(found, key=lambda pair: pair[0], default=(False, None))[1]
 
 
-def _augmentation(program: Syntax) -> ast.AST | None:
+def _augmentation(program: Syntax, loops: tuple[ast.AST, ...]) -> ast.AST | None:
     """Return the strongest random thing that a data set, or a function or transform for images, does to an image."""
     found: list[ast.Call] = []
     for node in program.nodes:
@@ -174,6 +182,9 @@ def _augmentation(program: Syntax) -> ast.AST | None:
         if around is not None:
             calls = [part for part in ast.walk(around) if isinstance(part, ast.Call)]
             found += [call for call in calls if "rand" in dotted(call.func)]
+    if not found and loops:
+        calls = [node for node in ast.walk(loops[-1]) if isinstance(node, ast.Call)]
+        found = [call for call in calls if last_name(call.func) in _NOISES]
     return places.strongest(program, found)
 
 

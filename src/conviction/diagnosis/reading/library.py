@@ -112,7 +112,8 @@ def _make_loader(state: State, call: Call) -> Loader:
         shuffled = bool(shuffle.value) if isinstance(shuffle, Const) else None
     if any(k.arg is None for k in call.node.keywords) or any(isinstance(a, ast.Starred) for a in call.node.args):
         shuffled = None
-    loader = Loader(call.node, shuffled, call.argument(0, "dataset"), call.argument(5, "num_workers"))
+    loader = Loader(call.node, shuffled, call.argument(0, "dataset"), call.argument(5, "num_workers"),
+                    call.argument(1, "batch_size"))  # fmt: skip
     state.tell("loader", call.node, loader)
     return loader
 

@@ -33,9 +33,10 @@ def find_classes(state: State, head: ast.AST | None) -> ast.AST | None:
     return head
 
 
-def find_scale(program: Syntax, inputs: ast.AST | None) -> ast.AST | None:
+def find_scale(state: State, inputs: ast.AST | None) -> ast.AST | None:
     """Return where images are scaled, the oddest way first; where none are, the statement that makes them tensors."""
-    found = [(weight, -getattr(n, "lineno", 0), n) for n in program.nodes if (weight := _scales(program, n))]
+    nodes = state.program.nodes
+    found = [(weight, -getattr(n, "lineno", 0), n) for n in nodes if (weight := _scales(state, n))]
     best = max(found, key=lambda entry: entry[:2], default=None)
     if best is None or (best[0] <= 1 and inputs is not None and len(found) < 2):
         return inputs
@@ -43,7 +44,7 @@ def find_scale(program: Syntax, inputs: ast.AST | None) -> ast.AST | None:
     return max(again, key=lambda entry: -entry[1])[2] if again else best[2]
 
 
-def _scales(program: Syntax, node: ast.AST) -> int:
+def _scales(state: State, node: ast.AST) -> int:
     """Return how odd a scaling is: 1 for a division by 255, 0 for no scaling at all."""
     if isinstance(node, ast.Call) and last_name(node.func) == "Normalize":
         numbers = literal(keyword(node, "std", position=1))
@@ -55,13 +56,18 @@ def _scales(program: Syntax, node: ast.AST) -> int:
         operation, left, right = node.op, node.target, node.value
     elif isinstance(node, ast.BinOp) and isinstance(node.op, _SCALING):
         operation, left, right = node.op, node.left, node.right
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and len(node.args) == 1:
+        methods = {"mul": ast.Mult(), "mul_": ast.Mult(), "div": ast.Div(), "div_": ast.Div()}
+        if node.func.attr not in methods:
+            return 0
+        operation, left, right = methods[node.func.attr], node.func.value, node.args[0]
     else:
         return 0
-    statement = program.statement(node)
-    if any(isinstance(n, (ast.For, ast.While)) for n in program.above(statement)):
+    if any(isinstance(n, (ast.For, ast.While)) for n in state.program.above(state.program.statement(node))):
         return 0
-    text = ast.unparse(right)
-    number = literal(right)
+    text, number = ast.unparse(right), literal(right)
+    if isinstance(right, ast.Name):
+        text, number = _told(state, right, text)
     if isinstance(operation, ast.Div) and re.search(r"\.std\((0|dim=0|axis=0)", text):
         return 5  # a deviation of each pixel of its own: where a pixel never changes, it is zero
     if isinstance(operation, (ast.Add, ast.Sub)):
@@ -75,6 +81,17 @@ def _scales(program: Syntax, node: ast.AST) -> int:
     if isinstance(number, (int, float)) and (number >= 1000 or 0 < number < 0.05) and _holds_images(left, right):
         return 3
     return 0
+
+
+def _told(state: State, name: ast.Name, text: str) -> tuple[str, object]:
+    """Return the text that a name stands for, where it is a deviation, and its number, where it is a constant."""
+    for node in state.program.nodes:
+        if isinstance(node, ast.Assign) and "std(" in (whole := ast.unparse(node.value)):
+            targets = [t for target in node.targets for t in getattr(target, "elts", [target])]
+            if name.id in {dotted(target) for target in targets}:
+                return whole[whole.index("std(") - 2 :], None
+    known = state.scope.find(name.id)
+    return text, known.value if isinstance(known, Const) else None
 
 
 def _holds_images(*nodes: ast.AST) -> bool:
@@ -100,7 +117,7 @@ def _moves_channel(node: ast.AST) -> int:
     if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         sizes = list(sizes[0])
     if name in {"unsqueeze", "expand_dims", "unsqueeze_"}:
-        return 3 if sizes[-1:] in ([3], [-1]) else 0
+        return 3 if sizes[-1:] in ([3], [-1]) else 2 if sizes[-1:] == [2] else 0
     if name in {"view", "reshape"} and len(sizes) == 4:
         last = sizes[-1] in (1, 3) and isinstance(sizes[1], int) and sizes[1] > 3
         return 3 if last else 0
@@ -172,7 +189,11 @@ def find_start(state: State) -> ast.AST | None:
         if (state.program.origin(c.func).startswith("torch.nn.init.") and c.args and _is_weight(c.args[0]))
         or (isinstance(c.func, ast.Attribute) and _is_weight(c.func.value) and last_name(c.func) in _STARTING)
     ]  # fmt: skip
-    return min(weights, key=lambda call: call.lineno, default=None)
+    sizes = [
+        n for n in state.program.nodes
+        if isinstance(n, ast.AugAssign) and isinstance(n.op, (ast.Mult, ast.Div)) and dotted(n.target).endswith(".data")
+    ]  # fmt: skip
+    return min([*weights, *sizes], key=lambda node: node.lineno, default=None)
 
 
 _STARTING = frozenset({"normal_", "uniform_", "fill_", "zero_", "mul_", "div_", "trunc_normal_", "copy_"})
@@ -249,7 +270,7 @@ def find_unsafe(state: State) -> ast.AST | None:
                 found.append((4, -node.lineno, node))
         elif isinstance(node, ast.Call) and last_name(node.func) in {"log", "sqrt", "exp", "log2"}:
             text = ast.unparse(node)
-            if not re.search(r"\+ *\w|clamp|clip|max\(|eps|^math\.|log_softmax", text):
+            if not re.search(r"\+ *\w|clamp|clip|max\(|eps|^math\.|^np\.|log_softmax", text):
                 found.append(
                     (3 if "softmax" in text else 2 if last_name(node.func) == "log" else 1, -node.lineno, node)
                 )
@@ -260,7 +281,8 @@ def find_clip(state: State) -> ast.AST | None:
     """Return where the bound of the gradients' norm is written."""
     event = next(iter(state.of("clip")), None)
     if event is None:
-        return None
+        hand = [c for c in state.program.calls("clamp_", "clamp", "clip_", "mul_") if ".grad" in ast.unparse(c)]
+        return hand[0] if hand else None
     return event.value.node if isinstance(event.value, Const) else event.node
 
 

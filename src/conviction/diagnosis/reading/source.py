@@ -46,6 +46,7 @@ Kinds, what was read, what `names` carries, and which line `at` is:
 * bn-untracked: batch norm without running statistics; names: the layer; line: the setting
 * bias-negative: biases start far below zero; names: the number; line: the filling
 * statistics-kept: hand-written running statistics that nothing changes; names: class, attribute; line: read
+* dropout-always: F.dropout that is not told whether it trains; names: -; line: the call
 * dropout-high: dropout of .7 and more; names: the number; line: where it is written
 * optimizer-settings: a setting out of its range; names: setting, value; line: where the value is written
 * clip-low: gradients clipped to .01 or less; names: the number; line: where it is written

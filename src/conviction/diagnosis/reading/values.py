@@ -10,17 +10,8 @@ from typing import Any
 Value = Any  # one of the classes below, or None
 
 _NOISY = ("BatchNorm", "Dropout", "SyncBatchNorm", "LazyBatchNorm")
-_NOISY_MODELS = (
-    "resnet",
-    "densenet",
-    "googlenet",
-    "inception",
-    "mobilenet",
-    "efficientnet",
-    "alexnet",
-    "vgg",
-    "convnext",
-)
+_NOISY_MODELS = ("resnet", "densenet", "googlenet", "inception", "mobilenet", "efficientnet", "alexnet", "vgg",
+                 "convnext")  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -181,6 +172,7 @@ class Loader:
     shuffled: bool | None
     data: Value = None
     workers: Value = None
+    batch: Value = None
 
 
 @dataclass(eq=False)

@@ -197,6 +197,8 @@ class Walk(Assignments):
             name = last_name(call.func)
             if name in {"range", "trange", "islice"} and call.args:
                 self.state.tell("turns", node, self.value(call.args[0 if len(call.args) == 1 else 1]), name)
+                if len(call.args) > 2:
+                    self.state.tell("turns", node, self.value(call.args[2]), "step")
 
     def _do_while(self, node: ast.While) -> None:
         if isinstance(node.test, ast.Compare) and len(node.test.ops) == 1:

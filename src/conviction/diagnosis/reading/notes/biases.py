@@ -11,7 +11,7 @@ from conviction.diagnosis.reading.syntax import dotted, keyword, last_name, lite
 from conviction.diagnosis.reading.values import Const
 from conviction.findings.observation import SourceNote
 
-_BIAS = re.compile(r"bias|^b\d*$|_b\d*$", re.IGNORECASE)
+_BIAS = re.compile(r"bias|shift|offset|^b\d*$|_b\d*$", re.IGNORECASE)
 _LOWEST = -0.9
 _FILLING = frozenset({"constant_", "fill_", "sub_", "add_", "normal_", "uniform_", "trunc_normal_"})
 _MAKING = frozenset({"full", "full_like", "ones", "ones_like", "zeros", "zeros_like", "tensor", "normal", "randn"})
@@ -21,7 +21,12 @@ def read_biases(state: State) -> Iterator[SourceNote]:
     """Return the notes on biases."""
     for node in state.program.nodes:
         found = None
-        if isinstance(node, ast.Call) and last_name(node.func) in _FILLING:
+        if isinstance(node, ast.Call) and last_name(node.func) == "relu" and node.args:
+            inner = node.args[0]
+            lowered = isinstance(inner, ast.BinOp) and isinstance(inner.op, ast.Sub)
+            number = _number(state, inner.right) if isinstance(inner, ast.BinOp) and lowered else None
+            found = None if number is None or number < 2 else -number
+        elif isinstance(node, ast.Call) and last_name(node.func) in _FILLING:
             found = _filled(state, node)
         elif isinstance(node, ast.Assign) and len(node.targets) == 1 and _is_bias(node.targets[0]):
             found = _made(state, node.value)
@@ -46,9 +51,19 @@ def _number(state: State, node: ast.AST | None) -> float | None:
     value = literal(inner)
     if isinstance(inner, (ast.Name, ast.Attribute)):
         known = state.scope.find(dotted(inner))
-        value = known.value if isinstance(known, Const) else None
+        value = known.value if isinstance(known, Const) else _default(state, inner)
     fits = isinstance(value, (int, float)) and not isinstance(value, bool)
     return (-value if minus else value) if fits else None
+
+
+def _default(state: State, name: ast.AST) -> object:
+    """Return what a parameter of the function around is, if it is not given."""
+    function = state.program.function(name)
+    if not isinstance(function, ast.FunctionDef):
+        return None
+    arguments = function.args.args
+    pairs = zip(reversed(arguments), reversed(function.args.defaults), strict=False)
+    return next((literal(default) for argument, default in pairs if argument.arg == dotted(name)), None)
 
 
 def _filled(state: State, call: ast.Call) -> float | None:

@@ -52,7 +52,8 @@ def _read_leaving(state: State, event: Event) -> Iterator[SourceNote]:
         few = isinstance(number, (int, float)) and not isinstance(number, bool) and 0 <= number <= FEW_STEPS
         if grows and few and not _WAITING.search(ast.unparse(test)) and _counts_turns(loop, name):
             said = f"the loop is left as soon as {ast.unparse(part)}"
-            yield SourceNote("epochs", state.program.place(event.node), (f"{number:g}",), said)
+            at = event.node if bound.node in ast.walk(test) else bound.node
+            yield SourceNote("epochs", state.program.place(at), (f"{number:g}",), said)
 
 
 def _counts_turns(loop: ast.AST, name: str) -> bool:
@@ -89,13 +90,54 @@ def _counts_epochs(loop: ast.AST) -> bool:
 def find_budget(state: State) -> ast.AST | None:
     """Return where the number of epochs or steps is written, or a small part of the training images is taken."""
     around = [loop for event in state.of("backward") for loop in event.loops]
-    few = _find_part(state)
-    for event in state.of("turns"):
-        if event.node in around and isinstance(event.value, Const) and isinstance(event.value.node, ast.expr):
-            number = event.value.value
-            return few if few is not None and isinstance(number, int) and number > 2 else event.value.node
+    turns = [e for e in state.of("turns") if e.node in around and isinstance(e.value, Const)]
+    numbers = [(e.value.value, e) for e in turns if isinstance(e.value.value, int) and hasattr(e.value.node, "lineno")]
+    left = _find_leaving(state)
+    first = left or next((e.value.node for n, e in numbers if n <= 2 and e.more != "step"), None)
+    first = first or _find_part(state) or _find_batch(state, numbers)
+    if first is None and numbers:
+        first = min(numbers, key=lambda pair: (len(pair[1].loops), pair[0]))[1].value.node
     loop = around[0] if around else None
-    return few or (loop if isinstance(loop, (ast.For, ast.While)) and _bounds(loop) else None)
+    return first or (loop if isinstance(loop, (ast.For, ast.While)) and _bounds(loop) else None)
+
+
+def _find_leaving(state: State) -> ast.AST | None:
+    """Return a condition that leaves the loop over batches, or passes over them, other than after many steps."""
+    inner = {event.loops[-1] for event in state.of("backward") if event.loops}
+    for loop in (n for n in state.program.nodes if n in inner):
+        for node in (n for n in ast.walk(loop) if isinstance(n, ast.If) and n in getattr(loop, "body", [])):
+            leaves = isinstance(node.body[-1], (ast.Break, ast.Return, ast.Continue)) if node.body else False
+            if leaves and not _WAITING.search(ast.unparse(node.test)) and not _is_late(state, node.test):
+                return node
+    return None
+
+
+def _is_late(state: State, test: ast.expr) -> bool:
+    """Say whether a condition comes true after many steps only, or is switched off."""
+    for part in ast.walk(test):
+        known = state.scope.find(part.id) if isinstance(part, ast.Name) else None
+        number = part.value if isinstance(part, ast.Constant) else known.value if isinstance(known, Const) else None
+        if number is False or (isinstance(number, (int, float)) and number > 2 * FEW_STEPS):
+            return True
+    return "size" in ast.unparse(test) or "len(" in ast.unparse(test)
+
+
+def _find_batch(state: State, numbers: list[tuple[int, Event]]) -> ast.AST | None:
+    """Return where a batch of a thousand and more is written, or a loop over batches that ends after a few images."""
+    for event in state.of("loader"):
+        size = event.value.batch
+        trains = split_of(_variable(state, event.node)) not in {"test", "valid"}
+        if trains and isinstance(size, Const) and isinstance(size.value, int) and size.value >= 1000:
+            return size.node
+    inner = {event.loops[-1] for event in state.of("backward") if len(event.loops) > 1}
+    small = [e.value.node for n, e in numbers if e.node in inner and n <= 512 and e.more != "step"]
+    large = [e.value.node for n, e in numbers if e.more == "step" and n >= 1000]
+    return next(iter(small + large), None)
+
+
+def _variable(state: State, node: ast.AST) -> str:
+    statement = state.program.statement(node)
+    return dotted(statement.targets[0]) if isinstance(statement, ast.Assign) else ""
 
 
 def _bounds(loop: ast.For | ast.While) -> bool:
@@ -107,7 +149,10 @@ def _find_part(state: State) -> ast.AST | None:
     for node in sorted((n for n in state.program.nodes if isinstance(n, ast.Assign)), key=lambda n: n.lineno):
         for target in (t for whole in node.targets for t in getattr(whole, "elts", [whole])):
             name = dotted(target)
-            if split_of(name) in {"test", "valid"} or not (role_of(name) or split_of(name)):
+            drawn = re.search(r"randperm|permutation|arange|range\(|choice", ast.unparse(node.value))
+            if split_of(name) in {"test", "valid"} or not (role_of(name) or split_of(name) or drawn):
+                continue
+            if any(isinstance(n, (ast.For, ast.While)) for n in state.program.above(node)):
                 continue
             for part in ast.walk(node.value):
                 number = _size_of(state, part)

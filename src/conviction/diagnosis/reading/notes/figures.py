@@ -21,7 +21,7 @@ def read_figures(state: State) -> Iterator[SourceNote]:
         for node in nodes:
             if isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.ops[0], ast.Eq):
                 left, right = ast.unparse(node.left), ast.unparse(node.comparators[0])
-                if left == right:
+                if left == right and _is_figure(state, node):
                     said = f"`{left}` is compared with itself"
                     yield SourceNote("metric-miscounted", state.program.place(node), (left,), said)
             top, bottom = division(node)
@@ -48,6 +48,12 @@ def _read_quotient(state: State, nodes: list[ast.AST], node: ast.AST, name: str,
     if last and not sums and _loops(state, last[0])[0] not in _loops(state, node) and _is_whole(nodes, bottom):
         said = f"`{name}` holds the count of the last batch alone and is divided by `{bottom}`"
         yield SourceNote("metric-miscounted", state.program.place(last[0]), (name,), said)
+
+
+def _is_figure(state: State, node: ast.AST) -> bool:
+    """Say whether a comparison is counted: no test for numbers that are none, no assertion."""
+    counts = [n for n in state.program.above(node)[:3] if isinstance(n, ast.Attribute)]
+    return any(n.attr in {"sum", "mean", "float"} for n in counts)
 
 
 def _targets(node: ast.Assign) -> set[str]:

@@ -48,6 +48,10 @@ def find_mixing(state: State) -> ast.AST | None:
             weight = _weight(node)
             if weight:
                 found.append((weight, node))
+    for event in state.of("backward"):
+        for node in ast.walk(event.loops[-1]) if event.loops else ():
+            moved = _moves_batch(node)
+            found += [(3, moved)] if moved is not None else []
     return max(found, key=lambda pair: (pair[0], -getattr(pair[1], "lineno", 0)), default=(0, None))[1]
 
 

@@ -100,7 +100,8 @@ def _reordered(nodes: _Scope, names: set[str]) -> Iterator[tuple[ast.AST, str]]:
             drawn = isinstance(inner.slice, ast.Call) and last_name(inner.slice.func) in _DRAWN
             together = any(base in others and way == index for base, way in used)
             alone = not any(index in ast.unparse(n) for n in nodes if _gathers(n))
-            if source == target and (drawn or (index in orders and not together and alone)):
+            same = source == target or key_of(source) == key_of(target)
+            if same and (drawn or (index in orders and not together and alone)):
                 yield node, f"`{target}` is put in another order and `{sorted(partners)[0]}` is not"
         elif isinstance(inner, ast.Call) and last_name(inner.func) in _REORDERED and _reorders(inner, target):
             beside = {dotted(n) for n in getattr(node.targets[0], "elts", [])[1:]}
@@ -112,10 +113,17 @@ def _reordered(nodes: _Scope, names: set[str]) -> Iterator[tuple[ast.AST, str]]:
 
 def _given(nodes: _Scope) -> Iterator[tuple[ast.AST, str]]:
     """`TensorDataset(x, y[torch.randperm(len(y))])`: the order is drawn for one of the two."""
-    for call in (n for n in nodes if isinstance(n, ast.Call) and len(n.args) > 1):
+    calls = [n for n in nodes if isinstance(n, ast.Call)]
+    loaders = {dotted(c.args[0]): c for c in calls if last_name(c.func) == "DataLoader" and c.args
+               and literal(keyword(c, "shuffle", position=2)) is True and dotted(c.args[0])}  # fmt: skip
+    for name, call in loaders.items():
+        if role_of(name) == "labels" and _partners(name, set(loaders)):
+            yield call, f"`{name}` is shuffled by a loader of its own"
+    for call in (c for c in calls if len(c.args) > 1):
         drawn = [a for a in call.args if isinstance(a, ast.Subscript) and isinstance(a.slice, ast.Call)
                  and last_name(a.slice.func) in _DRAWN and role_of(dotted(a.value))]  # fmt: skip
-        others = {dotted(a) for a in call.args} - {""}
+        others = {dotted(n) for a in call.args if a not in drawn for n in ast.walk(a)
+                  if isinstance(n, (ast.Name, ast.Attribute))} - {""}  # fmt: skip
         for argument in drawn:
             name = dotted(argument.value)
             if _partners(name, others):
@@ -163,7 +171,7 @@ def _draws_labels(value: ast.expr, target: str) -> bool:
 def _indexed(state: State, scope: ast.AST, nodes: _Scope) -> Iterator[tuple[ast.AST, str]]:
     """`x[order[i:j]]` beside `y[i:j]`: images and labels of one batch are taken from different places."""
     texts = {target: value for _, target, value in _pairs(nodes) if target.isidentifier()}
-    blocks: dict[ast.AST, list[tuple[str, str, ast.Subscript]]] = {}
+    blocks: dict[ast.AST, list[tuple[str, str, ast.expr]]] = {}
     for node in nodes:
         if not isinstance(node, ast.Subscript) or not isinstance(node.ctx, ast.Load) or not role_of(dotted(node.value)):
             continue
@@ -171,6 +179,11 @@ def _indexed(state: State, scope: ast.AST, nodes: _Scope) -> Iterator[tuple[ast.
         index = node.slice.elts[0] if isinstance(node.slice, ast.Tuple) and node.slice.elts else node.slice
         if around and literal(index) is None and _varies(index):
             blocks.setdefault(around[0], []).append((dotted(node.value), _spelled(index, texts), node))
+    for call in (n for n in nodes if isinstance(n, ast.Call) and last_name(n.func) in {"index_select", "take"}):
+        around = [n for n in state.program.above(call) if isinstance(n, (ast.For, ast.While)) or n is scope]
+        if around and len(call.args) > 1 and role_of(dotted(call.args[0])):
+            index = call.args[2 if len(call.args) > 2 else 1]
+            blocks.setdefault(around[0], []).append((dotted(call.args[0]), _spelled(index, texts), call))
     for block, uses in blocks.items():
         loops = isinstance(block, (ast.For, ast.While)) or getattr(scope, "name", "") == "__getitem__"
         own = {n.id for n in ast.walk(block) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
@@ -200,7 +213,8 @@ def _spelled(index: ast.expr, texts: dict[str, ast.expr], depth: int = 2) -> str
         value = texts[index.id]
         if isinstance(value, ast.Subscript) or (isinstance(value, ast.Name) and value.id != index.id):
             return _spelled(value, texts, depth - 1)
-    return ast.unparse(index)
+    drawn = any(isinstance(n, ast.Call) and last_name(n.func) in _DRAWN | {"randint"} for n in ast.walk(index))
+    return ast.unparse(index) + (f" of line {index.lineno}.{index.col_offset}" if drawn else "")
 
 
 def _joined(nodes: _Scope) -> Iterator[tuple[ast.AST, str]]:

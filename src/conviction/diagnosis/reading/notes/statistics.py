@@ -32,6 +32,7 @@ def read_statistics(state: State) -> Iterator[SourceNote]:
             if isinstance(tracked, Const) and tracked.value is False:
                 said = "batch norm without running statistics: a test is answered with those of its own batch"
                 yield SourceNote("bn-untracked", state.program.place(tracked.node), (event.value.kind,), said)
+    yield from _read_functions(state)
     yield from read_biases(state)
     for node in state.program.nodes:
         if isinstance(node, ast.ClassDef):
@@ -39,6 +40,26 @@ def read_statistics(state: State) -> Iterator[SourceNote]:
         if isinstance(node, ast.Assign):
             yield from _read_weight(state, node)
             yield from _read_labels(state, node)
+
+
+def _read_functions(state: State) -> Iterator[SourceNote]:
+    """`F.batch_norm(x, None, None, training=True)`, `F.dropout(x, .5)`, `m.momentum = 0.0`: as in training, always."""
+    for call in state.program.calls("batch_norm"):
+        if literal(keyword(call, "training", position=5)) is True:
+            said = "batch norm that answers a test with the statistics of its own batch"
+            yield SourceNote("bn-untracked", state.program.place(call), ("batch_norm",), said)
+    for call in state.program.calls("dropout"):
+        functional = state.program.origin(call.func).startswith("torch.nn.functional")
+        if functional and keyword(call, "training", position=2) is None and call.args:
+            said = "F.dropout without `training=self.training` drops in a test as well"
+            yield SourceNote("dropout-always", state.program.place(call), (), said)
+    for node in state.program.nodes:
+        if isinstance(node, ast.Assign) and dotted(node.targets[0]).endswith(".momentum"):
+            number = literal(node.value)
+            own = dotted(node.targets[0]) == "self.momentum"
+            if isinstance(number, float) and not own and (number < 1e-3 or number > 0.9999):
+                said = f"batch norm with momentum {number:g}: the part of each new batch in the running statistics"
+                yield SourceNote("bn-momentum", state.program.place(node), (f"{number:g}",), said)
 
 
 def _read_kept_statistics(state: State, node: ast.ClassDef) -> Iterator[SourceNote]:
@@ -53,12 +74,27 @@ def _read_kept_statistics(state: State, node: ast.ClassDef) -> Iterator[SourceNo
              if isinstance(c, ast.Call) and last_name(c.func) == "register_buffer" and c.args}  # fmt: skip
     stored = {dotted(n) for n in rest if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)}
     stored |= {dotted(n.value) for n in rest if isinstance(n, (ast.Attribute, ast.Subscript)) and _changes(n)}
+    if any(_STATISTICS.match(name) for name in made):
+        yield from _read_own_momentum(state, node, start)
     for name in sorted(made):
         reads = [n for n in rest if isinstance(n, ast.Attribute) and dotted(n) == name]
         if _STATISTICS.match(name) and reads and name not in stored:
             place = state.program.place(min(reads, key=lambda n: n.lineno))
             said = f"`{name}` is read and never changed: eval mode answers with the statistics of the start"
             yield SourceNote("statistics-kept", place, (node.name, name), said)
+
+
+def _read_own_momentum(state: State, node: ast.ClassDef, start: ast.FunctionDef) -> Iterator[SourceNote]:
+    """Hand-written running statistics with a momentum of 0 or 1: one of the two parts is never taken."""
+    arguments = [*start.args.args, *start.args.kwonlyargs]
+    defaults = [*start.args.defaults, *start.args.kw_defaults]
+    given = [d for a, d in zip(arguments[len(arguments) - len(defaults) :], defaults, strict=False)
+             if a.arg == "momentum"]  # fmt: skip
+    given += [keyword(call, "momentum") for call in state.program.calls(node.name)]
+    for number in given:
+        if literal(number) in (0, 1) and number is not None:
+            said = f"running statistics with momentum {ast.unparse(number)}: they never move, or keep nothing"
+            yield SourceNote("bn-momentum", state.program.place(number), (ast.unparse(number),), said)
 
 
 def _changes(node: ast.Attribute | ast.Subscript) -> bool:
