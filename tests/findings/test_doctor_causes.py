@@ -691,11 +691,11 @@ CASES: list[tuple[str, Observation, Observation, int | None]] = [
             "huge",
             net={**BN, "testing_forwards_in_train": 40},
             settings={"lr": 10.0},
-            mode_gap=replace(GAP, eval_loss=GAP.train_loss, correlation=1.0),
+            mode_gap=replace(GAP, by_gradients=True),
         ),
         patient(
             net={**BN, "testing_forwards_in_train": 40},
-            mode_gap=replace(GAP, eval_loss=GAP.train_loss, correlation=1.0),
+            mode_gap=replace(GAP, by_gradients=True),
         ),
         20,
     ),  # batch norm by hand, which goes by whether gradients are on and not by the mode

@@ -49,7 +49,7 @@ def amp_underflow(observation: Observation) -> Finding | None:
     return blame(
         "amp-underflow", f"{100 * (zero or 0):.0f} % of the gradients are exactly 0 in float16, without a scaler; "
         f"{read_learning(observation)}", "less than 20 %", "use torch.amp.GradScaler, or autocast in bfloat16",
-        line_of(observation, "autocast", otherwise=loss.at if loss is not None else None),
+        line_of(observation, "half-without-scaler", otherwise=loss.at if loss is not None else None),
         confidence=weight[0], experiment=weight[1],
     )  # fmt: skip
 

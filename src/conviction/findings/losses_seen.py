@@ -87,7 +87,7 @@ def nll_on_logits(observation: Observation) -> Finding | None:
 def mixed_batch(observation: Observation) -> Finding | None:
     """In eval mode an image's logits change with the other images of its batch."""
     mixing, net, loss = observation.mixing or 0.0, trained_net(observation), main_loss(observation)
-    told = notes_of(observation, "softmax-dim", "view-for-permute")
+    told = notes_of(observation, "softmax-dim", "view-for-permute", "batch-mixed")
     at = next((note.at for note in told if "argmax" not in note.names), None)
     if loss is not None and loss.kind in CLASS_LOSSES and _is_over_batch(observation, loss, told=at is not None):
         return blame(

@@ -58,7 +58,7 @@ def _loss_scaled(observation: Observation) -> Finding | None:
     loss, size = main_loss(observation), batch_size(observation)
     if loss is None or loss.reduction != "mean" or not size or size < _FAR:
         return None
-    least = 1 if notes_of(observation, "metric-divided") else 2
+    least = 1 if notes_of(observation, "metric-divided", "metric-miscounted", "metric-scaled") else 2
     told = [line for line in _losses_told(observation) if not _SUMS.search(line.text)]
     if len(told) < least or any(_is_explained(line, scale) for line in told for scale in (1.0, 100.0)):
         return None

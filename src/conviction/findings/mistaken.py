@@ -21,6 +21,7 @@ from conviction.findings.trials import HIGHER_LR, LOWER_LR, USUAL_LR
 
 _RATES = {"lr", "learning_rate", "learningrate", "lr0"}
 # Nets that follow another one's weights, or are followed: they are run and no step moves them.
+_FAIR = 0.5  # share of right answers of a program of which nobody would ask whether it trains the net it means
 _COPIES = ("ema", "average", "avg", "swa", "teacher", "target", "momentum", "shadow", "best")
 
 
@@ -51,7 +52,8 @@ def _unused_net(observation: Observation) -> Finding | None:
     notes, net = notes_of(observation, "net-unused", "class-unused"), trained_net(observation)
     learning = read_learning(observation)
     note = next(iter(notes), None)
-    if note is None or net is None or (learning.state == "well" and "never trained" not in note.text):
+    right = learning.accuracy if learning.accuracy is not None else 1.0
+    if note is None or net is None or (learning.state == "well" and right > _FAIR and "never trained" not in note.text):
         return None
     if learning.learns and note.kind == "class-unused":
         return None

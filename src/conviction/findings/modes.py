@@ -79,7 +79,7 @@ def _tested_in_train(observation: Observation, net: NetSeen) -> Finding | None:
     if alone and told and has_moods(net) and net.testing_forwards_in_train == net.testing_forwards < _SOME_TESTS:
         return _to_be_tested_in_train(observation, net)
     gap = observation.mode_gap
-    if not alone or not always or not has_moods(net) or _is_one_mode(gap, net):
+    if not alone or not always or not has_moods(net) or (gap is not None and gap.by_gradients):
         return None
     wide = gap is not None and _is_wide(gap)
     tests = any(not loader.trains and loader.batches for loader in observation.loaders)
@@ -141,11 +141,6 @@ def _is_wide(gap: ModeGap) -> bool:
     """Whether eval mode forgets what train mode knows: much larger loss and fewer right answers, or other logits."""
     worse = gap.eval_loss > 1.5 * gap.train_loss and gap.eval_accuracy < 0.7 * gap.train_accuracy
     return worse or (gap.correlation < 0.5 and gap.eval_loss > 1.2 * gap.train_loss)
-
-
-def _is_one_mode(gap: ModeGap | None, net: NetSeen) -> bool:
-    """Whether both modes answer alike, as of a batch norm by hand that goes by whether gradients are on."""
-    return gap is not None and not net.has_dropout and gap.train_loss == gap.eval_loss and gap.correlation > 0.9999
 
 
 def _repaired(gap: ModeGap) -> str | None:

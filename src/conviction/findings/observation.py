@@ -178,6 +178,7 @@ class ModeGap:
 
     `repaired_loss` is eval mode's after batch norm's statistics were computed anew. `statistics_moved` says that
     running statistics (buffers, or tensors kept by the module) changed during training; None where there are none.
+    `by_gradients` says that the net asks whether gradients are on, and not for its mode.
     """
 
     train_loss: float
@@ -188,6 +189,7 @@ class ModeGap:
     repaired_loss: float | None = None
     statistics_moved: bool | None = None
     layer: str = ""
+    by_gradients: bool = False
 
 
 @dataclass(frozen=True)

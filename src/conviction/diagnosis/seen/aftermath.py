@@ -211,8 +211,18 @@ def _mode_gap(captured: Captured) -> ModeGap | None:
         net = copied(captured.net)
         assert net is not None
         tested = _answer(net, images, lambda one: one.eval())
+        by_gradients = False
+        if torch.equal(trained[1], tested[1]) and (net := copied(captured.net)) is not None:
+            with torch.enable_grad():
+                graded = _answer(net, images, train_without_dropout)
+            by_gradients = not torch.equal(graded[1].detach(), trained[1])
+            trained = (graded[0], graded[1].detach()) if by_gradients else trained
         repaired = None
-        if moved is not None and recompute(net, [(x, None) for x, _ in captured.batches]) is not None:
+        if (
+            moved is not None
+            and net is not None
+            and recompute(net, [(x, None) for x, _ in captured.batches]) is not None
+        ):
             repaired = float(captured.loss(_run(net.eval(), images), targets))
         labels = classes_of(captured, targets)
         gap = _accuracy(trained[1], labels), _accuracy(tested[1], labels)
@@ -221,7 +231,7 @@ def _mode_gap(captured: Captured) -> ModeGap | None:
         return ModeGap(
             float(captured.loss(trained[0], targets)), float(captured.loss(tested[0], targets)), *gap,
             correlation=correlation, repaired_loss=repaired, statistics_moved=moved,
-            layer=_first_averages(captured.net),
+            layer=_first_averages(captured.net), by_gradients=by_gradients,
         )  # fmt: skip
 
 
