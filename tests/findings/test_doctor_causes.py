@@ -573,6 +573,12 @@ CASES: list[tuple[str, Observation, Observation, int | None]] = [
         patient("stuck", printed=told("total loss: 115.2", "total loss: 115.0", every=50)),
         36,
     ),
+    (
+        "metric-wrong",
+        patient(notes=note("metric-miscounted", 52, "correct", text="`correct` is never set back")),
+        patient(notes=note("metric-divided", 52, "correct")),
+        52,
+    ),
     ("metric-wrong", patient(printed=told("acc 812.5", "acc 873")), patient(printed=told("acc 81.25", "acc 87.3")), 36),
     (
         "metric-wrong",

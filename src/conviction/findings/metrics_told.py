@@ -39,7 +39,24 @@ class _Told:
 
 def metric_wrong(observation: Observation) -> Finding | None:
     """A printed loss or accuracy is the measured one times or divided by the batch, or no share at all."""
-    return _loss_scaled(observation) or _accuracy_over(observation) or _accuracy_scaled(observation)
+    return (
+        _loss_scaled(observation)
+        or _accuracy_over(observation)
+        or _accuracy_scaled(observation)
+        or _counted_wrong(observation)
+    )
+
+
+def _counted_wrong(observation: Observation) -> Finding | None:
+    """Right answers that are counted over others than they are divided by, as the text says."""
+    note = next(iter(notes_of(observation, "metric-miscounted", "metric-scaled")), None)
+    if note is None:
+        return None
+    return blame(
+        "metric-wrong", note.text, "right answers of one set, divided once by the images of that set",
+        "set the counts to 0 before each test, count every batch, and divide by all its images", note.at,
+        confidence=0.75,
+    )  # fmt: skip
 
 
 def told_accuracies(observation: Observation) -> list[float]:

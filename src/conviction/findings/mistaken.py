@@ -20,8 +20,8 @@ from conviction.findings.records import Finding
 from conviction.findings.trials import HIGHER_LR, LOWER_LR, USUAL_LR
 
 _RATES = {"lr", "learning_rate", "learningrate", "lr0"}
-# Nets that follow another one's weights, or are followed: they are run and no step moves them.
 _FAIR = 0.5  # share of right answers of a program of which nobody would ask whether it trains the net it means
+# Nets that follow another one's weights, or are followed: they are run and no step moves them.
 _COPIES = ("ema", "average", "avg", "swa", "teacher", "target", "momentum", "shadow", "best")
 
 
