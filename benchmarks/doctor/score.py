@@ -65,10 +65,11 @@ class Answer:
         return self.line is not None and any(abs(self.line - line) <= NEAR_LINES for line in self.case.lines)
 
 
-def doctor_hash() -> str:
-    """Return what names the doctor that is measured."""
+def doctor_hash(fix: bool = False) -> str:
+    """Return what names the doctor that is measured; what repairs belongs to it where repairs are."""
     root = Path(conviction.__file__).parent
-    files = sorted(path for room in ("findings", "diagnosis") for path in (root / room).rglob("*.py"))
+    files = sorted(path for room in ("findings", "diagnosis") for path in (root / room).rglob("*.py")
+                   if fix or path.parent.name != "repairs")  # fmt: skip
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]
 
 
@@ -213,7 +214,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="a regular expression: only programs or causes that match")
     parser.add_argument("--doctor", help="rows of this doctor (a hash) instead of the present one")
     options = parser.parse_args()
-    doctor = options.doctor or doctor_hash()
+    doctor = options.doctor or doctor_hash(options.fix)
     asked = [case for case in cases.read_cases().values() if re.search(options.only, f"{case.program} {case.cause}")]
     chosen = [case for case in asked if is_repairable(case) or not options.fix]
     jobs = {case: job_of(case, doctor, options.fix) for case in chosen}

@@ -53,7 +53,8 @@ def _counted_wrong(observation: Observation) -> Finding | None:
     if note is None:
         return None
     return blame(
-        "metric-wrong", f"{note.text}, line {note.at.line}", "right answers of one set, divided once by the images of that set",
+        "metric-wrong", f"{note.text}, line {note.at.line}",
+        "right answers of one set, divided once by the images of that set",
         "set the counts to 0 before each test, count every batch, and divide by all its images", note.at,
         confidence=0.75,
     )  # fmt: skip

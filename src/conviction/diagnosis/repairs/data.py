@@ -125,7 +125,7 @@ def shift_labels(draft: Draft) -> str | None:
     }
     if changes:
         return draft.replaced(dict(changes))
-    if not re.search(r"one-based|from 1\b|1\.\.|1 to ", f"{draft.finding.seen} {draft.finding.remedy}"):
+    if not re.search(r"one-based|from (?:1|one)\b|1\.\.|1 to ", f"{draft.finding.seen} {draft.finding.remedy}"):
         return None
     targets = {name for e in draft.state.of("loss") for name in _target_names(e.more[1])}
     text, done = draft.program.text, 0

@@ -7,7 +7,8 @@
 | loss | what leaves the graph, squashes the logits or turns the sign is taken out; the loss fits classes |
 | numbers | the rate, settings, clip, decay, dropout and schedule that most programs learn with |
 | weights | Kaiming's (Xavier's for sigmoid and tanh) before the first step |
-| data | scaled, shuffled, counted from 0; arguments in the order of their parameters |
+| data | scaled, shuffled, counted from 0, paired again, all of them; arguments in the order of their parameters |
+| budget | what ends the training early is left out, a few epochs or steps become more |
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from pathlib import Path
 
 from conviction.diagnosis.notebook import read_notebook
 from conviction.diagnosis.reading.source import read_source
-from conviction.diagnosis.repairs import data, losses, nets, owners, settings, steps
+from conviction.diagnosis.repairs import data, losses, nets, owners, samples, settings, starts, steps
 from conviction.diagnosis.repairs.drafts import Draft, make_draft
 from conviction.findings.observation import SourceNote
 from conviction.findings.records import Finding
 from conviction.storage import refusing, write_new
 
-_STARTS = (nets.mend_init, nets.start_weights)
+_STARTS = (starts.mend_init, starts.start_weights)
 FIXES: dict[str, tuple[Callable[[Draft], str | None], ...]] = {
-    "optimizer-owns-other-net": (owners.give_optimizer_net, owners.forward_owned_net),
+    "optimizer-owns-other-net": (owners.give_optimizer_net, owners.forward_owned_net, steps.register_layers),
     "forward-uses-other-net": (owners.forward_owned_net, owners.give_optimizer_net),
     "step-missing": (steps.add_parentheses, steps.add_step),
     "zero-grad-missing": (steps.add_parentheses, steps.add_zero_grad),
@@ -42,13 +43,18 @@ FIXES: dict[str, tuple[Callable[[Draft], str | None], ...]] = {
     "lr-too-low": (settings.read_rate, settings.raise_rate),
     "init-collapse": _STARTS, "init-tiny": _STARTS, "init-huge": _STARTS, "init-symmetric": _STARTS,
     "saturating-activations": (nets.relu_for_squashing,),
-    "dead-relu": (settings.lower_rate,),
+    "dead-relu": (starts.zero_biases, settings.lower_rate),
     "activation-on-logits": (nets.drop_last_operation,),
     "double-softmax": (nets.drop_last_operation,),
     "nll-on-logits": (losses.take_logits,),
     "wrong-loss": (losses.use_cross_entropy,),
-    "mixed-batch": (nets.fix_axis,),
+    "mixed-batch": (nets.fix_axis, nets.keep_images_apart),
     "labels-malformed": (data.shift_labels,),
+    "labels-shuffled": (samples.pair_again,),
+    "class-imbalance": (samples.keep_all,),
+    "augmentation-destroys": (samples.leave_images,),
+    "too-few-steps": (samples.train_longer,),
+    "non-finite": (nets.add_eps,),
     "classes-mismatch": (nets.widen_head,),
     "input-unscaled": (data.scale_inputs,),
     "channel-order": (nets.fix_axis, data.permute_inputs),

@@ -8,7 +8,8 @@ from conviction.diagnosis.reading.library_words import LOSSES
 from conviction.diagnosis.reading.syntax import keyword, last_name, literal, parse_text
 from conviction.diagnosis.reading.values import Loss, Tensor
 from conviction.diagnosis.repairs.drafts import Draft, is_call_of
-from conviction.diagnosis.repairs.nets import drop_last_operation, name_module
+from conviction.diagnosis.repairs.nets import drop_last_operation
+from conviction.diagnosis.repairs.starts import name_module
 
 _FUNCTIONS = {value: key for key, value in LOSSES.items()}
 

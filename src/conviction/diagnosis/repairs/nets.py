@@ -1,4 +1,4 @@
-"""Repairs of the net and its loss: what stands after the last layer, the kind of loss, how weights start."""
+"""Repairs of the net: what stands after the last layer, along which axis, dropout, squashing, width, batch norm."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from conviction.diagnosis.reading.notes.answers import last_block
 from conviction.diagnosis.reading.syntax import dotted, keyword, last_name, literal, parse_text
 from conviction.diagnosis.reading.values import Const, Net, Tensor
 from conviction.diagnosis.repairs.drafts import Draft, is_call_of
-from conviction.diagnosis.repairs.edits import add_argument, delete_argument, delete_statement, insert_lines
+from conviction.diagnosis.repairs.edits import add_argument, delete_argument, delete_statement
+from conviction.diagnosis.repairs.starts import SQUASHING, start_weights
 
 _MOST_OPERATIONS = 3
-_SQUASHING = frozenset({"Sigmoid", "Tanh"})
 
 
 def drop_last_operation(draft: Draft) -> str | None:
@@ -123,86 +123,6 @@ def _order(draft: Draft, call: ast.Call) -> list[int]:
     return found if sorted(found) == list(range(len(call.args))) else []
 
 
-def mend_init(draft: Draft) -> str | None:
-    """Put Kaiming's initialisation in the place of the one that was noted, where it is given one layer's weights."""
-    changes: dict[ast.AST, str] = {}
-    for note in draft.notes_of("init-constant", "init-scale"):
-        changes |= _written_scale(draft, note.at.line)
-        for call in draft.nodes_at(note.at.line, ast.Call):
-            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
-                continue
-            functional = draft.program.origin(call.func).startswith("torch.nn.init.") and bool(call.args)
-            subject = draft.text_of(call.args[0] if functional else call.func.value).removesuffix(".data")
-            inplace = last_name(call.func).endswith("_")
-            if inplace and subject.endswith(".weight") and not any(call in ast.walk(outer) for outer in changes):
-                changes[call] = f"{name_module(draft)}.init.{_start(draft, subject)}"
-    return draft.replaced(changes)
-
-
-def _written_scale(draft: Draft, line: int) -> dict[ast.AST, str]:
-    """`torch.randn(n, m) * 1e-5`: the factor becomes Kaiming's."""
-    for node in draft.nodes_at(line, ast.BinOp):
-        sides = [node.left, node.right] if isinstance(node, ast.BinOp) else []
-        for drawn, factor in (sides, sides[::-1]):
-            if is_call_of(drawn, "randn") and drawn.args and literal(factor) is not None:
-                size = drawn.args[0].elts[0] if isinstance(drawn.args[0], (ast.Tuple, ast.List)) else drawn.args[0]
-                return {factor: f"(2 / {draft.text_of(size)}) ** 0.5"}
-    return {}
-
-
-def _start(draft: Draft, subject: str) -> str:
-    squashing = any(event.value.kind in _SQUASHING for event in draft.state.of("layer"))
-    return f"xavier_uniform_({subject})" if squashing else f'kaiming_normal_({subject}, nonlinearity="relu")'
-
-
-def start_weights(draft: Draft) -> str | None:
-    """Initialise the layers before the first step: Kaiming, or Xavier where the net has sigmoid or tanh."""
-    place, net = _before_training(draft)
-    if place is None or not net:
-        return None
-    module = name_module(draft)
-    start = _start(draft, "layer.weight")
-    lines = [] if module == "nn" or "torch" in draft.program.aliases else ["import torch"]
-    lines += [
-        f"for layer in {net}.modules():",
-        f"    if isinstance(layer, ({module}.Conv2d, {module}.Linear)):",
-        f"        {module}.init.{start}",
-        "        if layer.bias is not None:",
-        f"            {module}.init.zeros_(layer.bias)",
-    ]
-    return insert_lines(draft.program, place, lines, after=False)
-
-
-def name_module(draft: Draft) -> str:
-    """Return what the program calls torch.nn."""
-    imported = {alias.asname or alias.name for node in draft.program.nodes
-                if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}  # fmt: skip
-    return "nn" if "nn" in imported else "torch.nn"
-
-
-def _before_training(draft: Draft) -> tuple[ast.stmt | None, str]:
-    """Return the statement that all training comes after, and what the net is called there."""
-    forward, optimizer = draft.marks.forward, draft.marks.optimizer
-    if draft.marks.net is None:
-        return None, ""  # a function over parameters, if anything, has no modules
-    if forward is not None and dotted(forward.func):
-        net = draft.text_of(forward.func).removesuffix(".forward")
-        function = draft.program.function(forward)
-        loops = [n for n in draft.program.above(forward) if isinstance(n, (ast.For, ast.While))]
-        made = draft.marks.net
-        outer = [
-            n for n in loops if draft.program.function(n) is function and (made is None or made not in ast.walk(n))
-        ]
-        alone = function is draft.program.tree or len(outer) > 1  # a function with both loops holds the whole training
-        if outer and alone and isinstance(outer[-1], ast.stmt):
-            return outer[-1], net
-    if optimizer is not None and draft.variable(optimizer):
-        for node in ast.walk(optimizer):
-            if is_call_of(node, "parameters") and isinstance(node.func, ast.Attribute):
-                return draft.program.statement(optimizer), draft.text_of(node.func.value)
-    return None, ""
-
-
 def lower_dropout(draft: Draft) -> str | None:
     """Bring dropout down to .3."""
     changes: dict[ast.AST, str] = {}
@@ -238,7 +158,7 @@ def relu_for_squashing(draft: Draft) -> str | None:
     last = {e.more[0].op_at for e in draft.state.of("loss") if isinstance(e.more[0], Tensor)}
     changes = {
         call.func: draft.text_of(call.func).replace(last_name(call.func), "ReLU")
-        for call in draft.program.calls(*_SQUASHING) if call not in last
+        for call in draft.program.calls(*SQUASHING) if call not in last
     }  # fmt: skip
     changes |= {
         call.func: draft.text_of(call.func).replace(last_name(call.func), "relu")
@@ -255,7 +175,8 @@ def relu_for_squashing(draft: Draft) -> str | None:
 def widen_head(draft: Draft) -> str | None:
     """Give the last layer as many outputs as the finding counts classes."""
     head = draft.marks.head
-    numbers = [int(found) for found in re.findall(r"\b(\d{1,5})\b", draft.finding.expected)]
+    told = f"{draft.finding.expected} {draft.finding.remedy}"
+    numbers = [int(found) for found in re.findall(r"\b(\d{1,5})\b", told)]
     if not isinstance(head, ast.Call) or not numbers:
         return None
     width = keyword(head, "out_features", "out_channels", position=1)
@@ -264,6 +185,39 @@ def widen_head(draft: Draft) -> str | None:
         if event.node is head and isinstance(given, Const) and isinstance(given.node, ast.expr):
             width = given.node
     return draft.replaced({width: str(numbers[0])}) if isinstance(literal(width), int) and width is not None else None
+
+
+def keep_images_apart(draft: Draft) -> str | None:
+    """Flatten each image by itself in the place of a view over a permuted batch."""
+    for note in draft.notes_of("batch-mixed"):
+        for call in draft.nodes_at(note.at.line, ast.Call):
+            if not is_call_of(call, "view", "reshape") or not isinstance(call.func, ast.Attribute):
+                continue
+            inner = call.func.value
+            if is_call_of(inner, "contiguous") and isinstance(inner.func, ast.Attribute):
+                inner = inner.func.value
+            if is_call_of(inner, "permute", "transpose") and isinstance(inner.func, ast.Attribute):
+                return draft.replaced({call: f"{draft.text_of(inner.func.value)}.flatten(1)"})
+    return None
+
+
+def add_eps(draft: Draft) -> str | None:
+    """Keep what is divided by, or what a logarithm or root is taken of, away from zero."""
+    mark = draft.marks.unsafe
+    if mark is None:
+        return None
+    changes: dict[ast.AST, str] = {}
+    for node in ast.walk(draft.program.statement(mark)):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and any(
+            is_call_of(part, "std", "var", "norm", "sum", "max", "amax") for part in ast.walk(node.right)
+        ):  # fmt: skip
+            changes[node.right] = f"({draft.text_of(node.right)} + 1e-6)"
+        if is_call_of(node, "log", "log2", "log10", "sqrt") and node.args:
+            changes[node.args[0]] = f"({draft.text_of(node.args[0])}) + 1e-8"
+        elif is_call_of(node, "log", "sqrt") and isinstance(node.func, ast.Attribute):
+            changes[node.func.value] = f"({draft.text_of(node.func.value)} + 1e-8)"
+    return draft.replaced({node: text for node, text in changes.items()
+                           if not any(node is not other and node in ast.walk(other) for other in changes)})  # fmt: skip
 
 
 def guard_small_batches(draft: Draft) -> str | None:

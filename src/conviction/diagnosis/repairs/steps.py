@@ -232,7 +232,7 @@ def drop_graph(draft: Draft) -> str | None:
 
 
 def thaw(draft: Draft) -> str | None:
-    """Let the parameters train; register layers that a plain list hides."""
+    """Let the parameters train, or register layers that a plain list hides."""
     for note in draft.notes_of("parameters-frozen"):
         for node in draft.nodes_at(note.at.line, ast.Assign, ast.Call):
             value = (
@@ -245,6 +245,11 @@ def thaw(draft: Draft) -> str | None:
             freezing = isinstance(node, ast.Assign) or literal(value) is False
             if value is not None and freezing and literal(value) is not True:
                 return draft.replaced({value: "True"})
+    return register_layers(draft)
+
+
+def register_layers(draft: Draft) -> str | None:
+    """Make a module of a plain list or dictionary of layers."""
     for note in draft.notes_of("layers-in-list"):
         for node in draft.nodes_at(note.at.line, ast.Assign):
             if isinstance(node, ast.Assign):
