@@ -165,3 +165,20 @@ def test_exactly_the_faulty_lines_are_changed(cause: str, text: str, changed: se
 @pytest.mark.parametrize(("cause", "text"), LEFT_ALONE.values(), ids=LEFT_ALONE)
 def test_what_is_right_is_left_alone(cause: str, text: str) -> None:
     assert fixed(cause, text) is None
+
+
+def test_a_width_is_changed_where_it_is_written() -> None:
+    net = "class Net(nn.Module):\n    def __init__(self, classes):\n        super().__init__()\n"
+    net += "        self.last = nn.Linear(784, classes)\n    def forward(self, x):\n        return self.last(x.flatten(1))\n"
+    text = HEAD + net + LOOP.replace(LOOP.splitlines()[0], "net = Net(classes=5)") + LOADED
+    said = Finding("classes-mismatch", "label 9 does not fit 5 outputs", "10 outputs or more", "nn.Linear(..., 10)")
+    new = fix_for("classes-mismatch", read_source(text, "train.py"), text, said)
+    assert new == text.replace("classes=5", "classes=10")
+
+
+def test_labels_that_count_from_one_are_shifted_after_an_error() -> None:
+    said = Finding("labels-malformed", "label 10 does not fit 10 outputs", "whole numbers from 0 to 9",
+                   "subtract 1: the labels count from one")  # fmt: skip
+    text = HEAD + LOOP + LOADED
+    new = fix_for("labels-malformed", read_source(text, "train.py"), text, said)
+    assert new is not None and "labels = labels - 1" in new

@@ -184,7 +184,11 @@ def widen_head(draft: Draft) -> str | None:
         given = event.more.get("out_features") or event.more.get("out_channels") or event.more.get("1")
         if event.node is head and isinstance(given, Const) and isinstance(given.node, ast.expr):
             width = given.node
-    return draft.replaced({width: str(numbers[0])}) if isinstance(literal(width), int) and width is not None else None
+    if not isinstance(literal(width), int):
+        written = draft.marks.classes  # where the number is handed to the net, as in Net(num_classes=5)
+        inside = ast.walk(written) if written is not None else ()
+        width = next((node for node in inside if type(literal(node)) is int), None)
+    return draft.replaced({width: str(numbers[0])}) if width is not None else None
 
 
 def keep_images_apart(draft: Draft) -> str | None:
