@@ -169,7 +169,8 @@ def test_what_is_right_is_left_alone(cause: str, text: str) -> None:
 
 def test_a_width_is_changed_where_it_is_written() -> None:
     net = "class Net(nn.Module):\n    def __init__(self, classes):\n        super().__init__()\n"
-    net += "        self.last = nn.Linear(784, classes)\n    def forward(self, x):\n        return self.last(x.flatten(1))\n"
+    net += "        self.last = nn.Linear(784, classes)\n"
+    net += "    def forward(self, x):\n        return self.last(x.flatten(1))\n"
     text = HEAD + net + LOOP.replace(LOOP.splitlines()[0], "net = Net(classes=5)") + LOADED
     said = Finding("classes-mismatch", "label 9 does not fit 5 outputs", "10 outputs or more", "nn.Linear(..., 10)")
     new = fix_for("classes-mismatch", read_source(text, "train.py"), text, said)
