@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from conviction.findings.learning import has_ended, read_learning
 from conviction.findings.observation import Observation
-from conviction.findings.readings import blame, line_of, main_loss, notes_of, trained_net, training_loader
+from conviction.findings.readings import (
+    blame,
+    line_of,
+    main_loss,
+    main_optimizer,
+    notes_of,
+    trained_net,
+    training_loader,
+)
 from conviction.findings.records import Finding
 
 _FEW_STEPS = 500  # a program that takes more and still falls is slow for another reason
+_VERY_FEW = 30  # and one that ends while it falls has not made use of its images, however well it does
 _HARDLY_ANY = 10  # steps in which nothing can be learned, whatever the losses say
 _SEEN = 0.8  # of the steps that must lie before the last measured one: what came after it may have levelled off
 _KEPT = 5  # graphs that outlive their steps; a loss that is still in a variable is one
@@ -20,6 +29,9 @@ def too_few_steps(observation: Observation) -> Finding | None:
         return None
     falls = learning.still_falling and learning.state in {"slow", "partly"} and observation.steps <= _FEW_STEPS
     falls = falls and learning.steps >= _SEEN * observation.steps
+    optimizer = main_optimizer(observation)
+    whole = optimizer is not None and optimizer.kind == "LBFGS"  # of which each step is many
+    falls |= learning.still_falling and observation.steps <= _VERY_FEW and not whole
     hardly_began = 0 < observation.steps <= _HARDLY_ANY and learning.state in {"unknown", "slow", "partly"}
     if not (falls or hardly_began):
         return None

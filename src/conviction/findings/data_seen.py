@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from conviction.findings import inputs
-from conviction.findings.learning import read_learning, weigh
+from conviction.findings.learning import read_learning, weigh, words_of
 from conviction.findings.observation import LoaderSeen, Observation
 from conviction.findings.readings import (
     blame,
@@ -18,12 +18,14 @@ from conviction.findings.readings import (
 )
 from conviction.findings.records import Finding
 from conviction.findings.trials import (
+    AS_IT_IS,
     NO_AUGMENTATION,
     PIXELS,
     SHUFFLED,
     STANDARDISED,
     by_heart,
     confirmed,
+    is_ahead,
     labels_unrelated,
     trial,
 )
@@ -72,6 +74,12 @@ def labels_shuffled(observation: Observation) -> Finding | None:
     """The labels do not belong to the images: they can be learned by heart and nothing else about them can."""
     pixels = trial(observation, PIXELS)
     learning = read_learning(observation)
+    told = notes_of(observation, "labels-shuffled")
+    if pixels is None and told and (learning.fails or learning.poor):
+        return blame(
+            "labels-shuffled", f"{told[0].text}; {learning}", "images and labels in one order",
+            "shuffle, sort or cut both alike", told[0].at, confidence=0.85,
+        )  # fmt: skip
     if pixels is None or not labels_unrelated(observation) or learning.state in {"well", "broke"}:
         return None
     if by_heart(observation) is False:
@@ -96,6 +104,9 @@ def input_unscaled(observation: Observation) -> Finding | None:
     if found is None:
         return None
     weight = (1.0, None) if found.hard else weigh(observation, 0.85, STANDARDISED)
+    scaled, control = trial(observation, STANDARDISED), trial(observation, AS_IT_IS)
+    if weight is None and scaled is not None and control is not None and is_ahead(scaled, control):
+        weight = 0.75, words_of(scaled)
     return None if weight is None else _placed(found, observation, *weight)
 
 
@@ -160,8 +171,11 @@ def train_test_leak(observation: Observation) -> Finding | None:
         shared = loader.shared_with_training or 0.0
         whole = shared > 0.98  # a second look at the training images, if there is another test
         says_test = any("test" in line.text.lower() or "val" in line.text.lower() for line in observation.printed)
+        # Without a loader a net may answer training images for another that learns from its answers.
+        features = loader.made_at is None and any(other.shared_with_training == 0 for other in tests)
         if (
             shared < _SHARED
+            or (features and not told)
             or _is_one_batch(loader, training)
             or (whole and not told and (len(tests) > 1 or not (says_test or _is_small_part(loader, training))))
         ):

@@ -14,6 +14,7 @@ from conviction.findings.trials import confirmed, control_learns, trial
 # Measured losses below which nothing is said, and the share of the blind loss under which a net has learned something
 # (as in the preflight's overfit) or much.
 _LEAST, _LEARNED, _WELL = 6, 0.9, 0.6
+_EXPLODED = 2.0  # times the blind loss
 _ENOUGH = 100  # steps in which a program that can learn has learned more than a little
 # The same by answers: share of what lies above always answering the most frequent class.
 _LEARNED_ANSWERS, _WELL_ANSWERS = 0.1, 0.5
@@ -189,6 +190,7 @@ def _state(values: Sequence[float], blind: float) -> str:
     if last > first + max(0.05 * blind, _ERRORS * _error(_tail(values))):
         return "rose"
     third = max(3, len(values) // 3)
+    values = [min(value, _EXPLODED * blind) for value in values]  # to come down from there is not to learn
     falls = _falls(values[third:]) or (_falls(values) and last < 0.985 * blind)
     return "slow" if falls and last < 1.2 * blind else "stuck"
 

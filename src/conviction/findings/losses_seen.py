@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from conviction.findings.learning import read_learning, weigh
+from conviction.findings.learning import Learning, read_learning, weigh, words_of
 from conviction.findings.observation import LossSeen, Observation, Place
 from conviction.findings.readings import (
     CLASS_LOSSES,
@@ -24,6 +24,7 @@ _CUTTING = {"relu": "ReLU", "hardtanh": "ReLU6", "sigmoid": "sigmoid", "hardsigm
             "dropout": "dropout", "nativedropout": "dropout", "threshold": "ReLU", "clampmin": "clamp"}  # fmt: skip
 _OF_LOGITS = frozenset({"cross_entropy", "binary_cross_entropy_with_logits"})
 _DISTANCES = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"})
+_RUNS_AWAY = 100
 _MIXED = 0.05  # rounding in batched convolutions mixes images by 1e-6 of their spread
 
 
@@ -113,6 +114,13 @@ def wrong_loss(observation: Observation) -> Finding | None:
 def sign_flipped(observation: Observation) -> Finding | None:
     """The loss is made larger."""
     learning, optimizer = read_learning(observation), main_optimizer(observation)
+    if _runs_away(learning):
+        return blame(
+            "sign-flipped", f"the loss is below zero and falls without end: {learning}",
+            "a loss with a floor, near zero",
+            "take the minus the other way: the logarithm of a probability is negative, its loss is not",
+            line_of(observation, "loss-negated", otherwise=_called_at(observation)), confidence=0.8,
+        )  # fmt: skip
     if learning.learns or learning.state == "slow":
         return None
     pairs = [(step.loss, step.told) for step in measured_steps(observation)
@@ -131,6 +139,12 @@ def sign_flipped(observation: Observation) -> Finding | None:
         line_of(observation, "loss-negated", otherwise=_called_at(observation)),
         confidence=0.97 if turned or maximised else 0.8, experiment=experiment,
     )  # fmt: skip
+
+
+def _runs_away(learning: Learning) -> bool:
+    """Whether a loss began below zero and is a hundred times as far below it: no loss of classes does."""
+    first, last = learning.first, learning.last
+    return first is not None and last is not None and first < 0 and last < _RUNS_AWAY * first
 
 
 def _broadcast(observation: Observation) -> Finding | None:
@@ -160,6 +174,9 @@ def _distance_of_classes(observation: Observation) -> Finding | None:
     if not told and not (one_hot and classes == loss.input_shape[1]):
         return None
     weight = weigh(observation, 0.8, CROSS_ENTROPY)
+    usual = trial(observation, CROSS_ENTROPY)
+    if weight is None and usual is not None and confirmed(observation, CROSS_ENTROPY):
+        weight = 0.75, words_of(usual)
     if weight is None:
         return None
     return blame(

@@ -8,6 +8,7 @@ from conviction.findings.learning import read_learning, weigh
 from conviction.findings.metrics_told import told_accuracies
 from conviction.findings.observation import Observation, SourceNote
 from conviction.findings.readings import (
+    COPIES,
     blame,
     called,
     class_count,
@@ -21,8 +22,6 @@ from conviction.findings.trials import HIGHER_LR, LOWER_LR, USUAL_LR
 
 _RATES = {"lr", "learning_rate", "learningrate", "lr0"}
 _FAIR = 0.5  # share of right answers of a program of which nobody would ask whether it trains the net it means
-# Nets that follow another one's weights, or are followed: they are run and no step moves them.
-_COPIES = ("ema", "average", "avg", "swa", "teacher", "target", "momentum", "shadow", "best")
 
 
 def wrong_model_passed(observation: Observation) -> Finding | None:
@@ -69,12 +68,12 @@ def _unused_net(observation: Observation) -> Finding | None:
 def _untrained_tested(observation: Observation) -> Finding | None:
     """One net is trained and another, which nobody trained, is tested, as its answers show."""
     trained, classes = trained_net(observation), class_count(observation)
-    if trained is None or trained.testing_forwards or classes is None or not read_learning(observation).learns:
+    if trained is None or classes is None or not read_learning(observation).learns:
         return None
     for net in observation.nets:
         told = " ".join((net.kind, *net.names)).lower()
         own = net.testing_forwards >= 1 and not net.training_forwards and net.trainable and not net.pretrained
-        if not own or any(word in told for word in _COPIES) or not _printed_chance(observation, classes):
+        if not own or any(word in told for word in COPIES) or not _printed_chance(observation, classes):
             continue
         return blame(
             "wrong-model-passed",

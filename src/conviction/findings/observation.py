@@ -54,7 +54,8 @@ class NetSeen:
 class OptimizerSeen:
     """An optimizer and its settings at its first step (else when made); `nets` are those it has parameters of.
 
-    `carried` counts the steps before which gradients of the step before were still there, to be added to.
+    `carried` counts the steps before which gradients of the step before were still there, to be added to. `alike` is
+    the share of its weight matrices that held one and the same number at its first step.
     """
 
     number: int
@@ -67,6 +68,7 @@ class OptimizerSeen:
     carried: int = 0
     made_at: Place | None = None
     step_at: Place | None = None
+    alike: float | None = None
 
     def setting(self, name: str) -> float | None:
         """Return one setting."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from conviction.findings.learning import read_learning, weigh
+from conviction.findings.learning import read_learning, weigh, words_of
 from conviction.findings.observation import Observation, OptimizerSeen, Place
 from conviction.findings.readings import (
     BY_HAND,
+    COPIES,
     blame,
     called,
     line_of,
@@ -16,9 +17,10 @@ from conviction.findings.readings import (
     variable_of,
 )
 from conviction.findings.records import Finding
-from conviction.findings.trials import UNFROZEN
+from conviction.findings.trials import AS_IT_IS, UNFROZEN, is_ahead, trial
 
 _FEW = 0.05  # share of the parameters below which a net without pretrained weights has nothing to learn with
+_SOME = 0.5  # and one below which the trial decides, where the text freezes the rest
 _SOME_BACKWARDS = 3  # fewer than this may be somebody who only looks at gradients
 _MANY_BACKWARDS = 100  # no accumulation is that long
 
@@ -67,7 +69,8 @@ def step_missing(observation: Observation) -> Finding | None:
                 "step-missing",
                 f"{observation.backwards:,} backward passes and 0 steps of {optimizer.kind}: no weight has moved",
                 "a step after every backward pass, or after a few", "call optimizer.step() after loss.backward()",
-                line_of(observation, "step-missing", otherwise=_loss_line(observation)), confidence=0.98, hard=True,
+                line_of(observation, "step-missing", "landmark-step", otherwise=_loss_line(observation)),
+                confidence=0.98, hard=True,
             )  # fmt: skip
     return None
 
@@ -95,6 +98,13 @@ def loss_detached(observation: Observation) -> Finding | None:
     cut = loss is not None and not loss.requires_grad
     owned = [seen for seen in observation.nets if optimizer is not None and seen.number in optimizer.nets]
     reached = any(seen.graded or seen.moved for seen in observation.nets)
+    told, learning = notes_of(observation, "loss-detached"), read_learning(observation)
+    if reached and told and learning.state == "stuck":
+        return blame(
+            "loss-detached", f"{told[0].text}; {learning}", "a gradient of this loss for every weight",
+            "pass the loss itself backward: no .item(), .detach(), .data or torch.tensor() on the way",
+            told[0].at, confidence=0.9,
+        )  # fmt: skip
     if optimizer is None or optimizer.steps < 1 or reached or not any(seen.trainable for seen in owned):
         return None
     if not (cut or observation.backwards or loss is not None):
@@ -117,10 +127,14 @@ def frozen_params(observation: Observation) -> Finding | None:
     if net is None or not net.params or net.pretrained or net.moved > net.trainable:
         return None
     share = net.trainable / net.params
-    if share >= _FEW:
-        return None
     told = bool(notes_of(observation, "parameters-frozen"))
+    free, control = trial(observation, UNFROZEN), trial(observation, AS_IT_IS)
+    ahead = told and free is not None and control is not None and is_ahead(free, control)
+    if share >= (_SOME if ahead else _FEW):
+        return None
     weight = (1.0, None) if share == 0 else weigh(observation, 0.85, UNFROZEN, plain=told)
+    if weight is None and ahead and free is not None:
+        weight = 0.75, words_of(free)
     if weight is None:
         return None
     return blame(
@@ -164,6 +178,8 @@ def _runs_older_net(observation: Observation, optimizer: OptimizerSeen) -> bool:
     net = trained_net(observation)
     if net is None or not optimizer.nets:
         return False
+    if any(word in name.lower() for name in net.names for word in COPIES):
+        return True  # a copy that follows the net is not meant to be trained
     mine = [seen for seen in observation.nets if seen.number in optimizer.nets]
     places = [net.made_at, optimizer.made_at, *(seen.made_at for seen in mine)]
     if mine and all(place is not None for place in places) and len({place.file for place in places if place}) == 1:

@@ -22,6 +22,8 @@ CLASS_LOSSES = frozenset({"cross_entropy", "nll_loss"})
 BY_HAND = "by hand"  # the kind of updates that a program makes without an optimizer
 # Optimizers whose step hardly depends on how large the gradient is.
 ADAPTIVE = ("adam", "rms", "adagrad", "lion", "adafactor")
+# Nets that follow another one's weights, or are followed: they are run and no step moves them.
+COPIES = ("ema", "average", "avg", "swa", "teacher", "target", "momentum", "shadow", "best")
 # First steps, before whatever went wrong had its effects; the observer measures the first twelve all.
 _EARLY = 12
 

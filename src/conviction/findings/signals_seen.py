@@ -8,28 +8,31 @@ from collections.abc import Callable
 from conviction.findings import signals
 from conviction.findings.by_hand import start_by_hand
 from conviction.findings.evidence import Evidence
-from conviction.findings.learning import read_learning, weigh
+from conviction.findings.learning import read_learning, weigh, words_of
 from conviction.findings.observation import Observation
 from conviction.findings.readings import (
     blame,
     early_steps,
     line_of,
     main_loss,
+    main_optimizer,
     measured_steps,
     middle,
     trained_net,
 )
 from conviction.findings.records import Finding
-from conviction.findings.trials import NEW_INIT, RELU
+from conviction.findings.trials import NEW_INIT, RELU, confirmed, trial
 
 # What squashes logits makes them all alike without a fault of the start.
 _SQUASHED = frozenset({"softmax", "sigmoid", "tanh", "hardsigmoid"})
 _LARGE_UPDATE = 0.1
+_MOST = 0.5  # of the matrices: a head may start at zero
+_NEARLY_ALL = 0.99  # of the gradients: more than half of the units of a healthy net answer to some image
 
 
 def init_symmetric(observation: Observation) -> Finding | None:
     """All units of a hidden layer are the same, for good."""
-    return _of_start(observation, signals.init_symmetric, NEW_INIT)
+    return _of_start(observation, signals.init_symmetric, NEW_INIT) or _alike(observation)
 
 
 def init_tiny(observation: Observation) -> Finding | None:
@@ -107,6 +110,21 @@ def _of_start(
     )  # fmt: skip
 
 
+def _alike(observation: Observation) -> Finding | None:
+    """The same told by the numbers themselves, of nets that are no modules, or that cannot be probed."""
+    optimizer, learning = main_optimizer(observation), read_learning(observation)
+    if optimizer is None or (optimizer.alike or 0.0) < _MOST or learning.state == "well":
+        return None
+    net = trained_net(observation)
+    return blame(
+        "init-symmetric",
+        f"{100 * (optimizer.alike or 0):.0f} % of the weight matrices start as one number; {learning}",
+        "units that differ", "draw the weights at random, as nn.init.kaiming_normal_ does",
+        line_of(observation, "init-constant", otherwise=net.made_at if net is not None else optimizer.made_at),
+        confidence=0.9, hard=True,
+    )  # fmt: skip
+
+
 def _died(observation: Observation) -> Finding | None:
     """The loss no longer changes by a millionth and every gradient is exactly zero."""
     late = measured_steps(observation)[-4:]
@@ -114,6 +132,15 @@ def _died(observation: Observation) -> Finding | None:
     known = [loss for loss in losses if loss is not None and math.isfinite(loss)]
     still = [step for step in late if step.gradient_norm == 0.0 or (step.zero_gradient_share or 0.0) > 0.9]
     learning = read_learning(observation)
+    early = [step.zero_gradient_share or 0.0 for step in early_steps(observation)[:3]]
+    cured = trial(observation, NEW_INIT) if confirmed(observation, NEW_INIT) else None
+    if early and min(early) > _NEARLY_ALL and learning.fails and cured is not None:
+        return blame(
+            "dead-relu", f"{100 * min(early):.2f} % of the gradients are exactly 0 in the first steps; {learning}",
+            "gradients that reach most weights", "start biases at zero, and weights as Kaiming's",
+            None if (net := trained_net(observation)) is None else net.made_at, confidence=0.9,
+            experiment=words_of(cured),
+        )  # fmt: skip
     if len(late) < 4 or len(still) < len(late) or len(known) < 4 or not learning.fails:
         return None
     zero = middle(step.zero_gradient_share for step in late)

@@ -42,6 +42,7 @@ _HIGHEST = {"adam": 0.03, "adamw": 0.03, "nadam": 0.03, "radam": 0.03, "adamax":
 _ABSURD_UPDATE, _LARGE_UPDATE = 0.3, 0.1  # of the weights' size, in one step
 # Smallest healthy median of update over weight (findings/rates): small heads make SGD's first updates small.
 _SLOW_UPDATE, _SLOW_ADAPTIVE_UPDATE = 3e-5, 1e-4
+_FAR_ABOVE = 10  # times the highest rate, where a loss that falls slowly is no excuse
 _DEAD_LR = 0.01  # share of the highest rate at which nothing is learned any more
 _GONE_LR = 1e-4  # and at which nothing can be
 
@@ -55,7 +56,11 @@ def lr_absurd(observation: Observation) -> Finding | None:
     ratio = middle(step.update_ratio for step in early_steps(observation))
     highest = _highest_of(optimizer, batch_size(observation))
     unscaled = observation.evidence is not None and inputs.input_unscaled(observation.evidence) is not None
-    by_number = lr <= 0 or (lr > highest and learning.state != "slow") or (lr < _LOWEST and _has_run(observation))
+    by_number = (
+        lr <= 0
+        or (lr > highest and (learning.state != "slow" or lr > _FAR_ABOVE * highest))
+        or (lr < _LOWEST and _has_run(observation))
+    )
     by_update = ratio is not None and ratio > _ABSURD_UPDATE and learning.fails and not unscaled
     if not by_number and not (by_update and (confirmed(observation, LOWER_LR) or lr > 0.3 * highest)):
         return None
@@ -75,6 +80,13 @@ def lr_too_high(observation: Observation) -> Finding | None:
     optimizer, learning = main_optimizer(observation), read_learning(observation)
     weight = weigh(observation, 0.8, LOWER_LR, USUAL_LR)
     lr = _highest_lr(observation)
+    better = _learns_better(observation) if weight is None and learning.learns else None
+    if better is not None and optimizer is not None and lr is not None:
+        return blame(
+            "lr-too-high", f"{rule_of(optimizer)} at lr {lr:g}, the same in all steps; {learning}",
+            "a rate at which as many steps learn more", "lower lr to a third or a tenth, or let it fall by a schedule",
+            _line_of_rate(observation, optimizer), confidence=0.65, experiment=better,
+        )  # fmt: skip
     if optimizer is None or lr is None or weight is None:
         return None
     ratio = middle(step.update_ratio for step in early_steps(observation))
@@ -185,7 +197,7 @@ def weight_decay_dominates(observation: Observation) -> Finding | None:
     decay = None if optimizer is None else optimizer.setting("weight_decay")
     steps = early_steps(observation)
     if optimizer is None or not decay or not steps:
-        return None
+        return None if optimizer is None else _penalty_dominates(observation, optimizer)
     lr = _highest_lr(observation) or 0.0
     pulls = [decay * step.weight_norm / step.gradient_norm for step in steps if step.weight_norm and step.gradient_norm]
     pull = middle(pulls)
@@ -203,6 +215,23 @@ def weight_decay_dominates(observation: Observation) -> Finding | None:
         f"{read_learning(observation)}",
         "a pull below 0.1 of the gradient", "use a weight_decay of 1e-4 to 5e-4",
         optimizer.made_at, confidence=weight[0], experiment=weight[1],
+    )  # fmt: skip
+
+
+def _penalty_dominates(observation: Observation, optimizer: OptimizerSeen) -> Finding | None:
+    """A penalty on the weights, added to the loss, is most of what goes backward, and the weights shrink away."""
+    shares = [(step.loss - step.told) / step.loss for step in early_steps(observation)[:3]
+              if step.loss is not None and step.told is not None and step.loss > step.told > 0]  # fmt: skip
+    sizes = [step.weight_norm for step in measured_steps(observation) if step.weight_norm]
+    learning, share = read_learning(observation), middle(shares)
+    if share is None or share < 0.5 or len(sizes) < 2 or sizes[-1] > 0.5 * sizes[0] or not learning.fails:
+        return None
+    return blame(
+        "weight-decay-dominates",
+        f"{100 * share:.0f} % of what goes backward is no loss of the answers; the weights shrank to "
+        f"{sizes[-1] / sizes[0]:.2g} of their size; {learning}", "a penalty that is a small part of the loss",
+        "take a hundredth of the factor, or the optimizer's weight_decay=5e-4",
+        optimizer.made_at, confidence=0.85,
     )  # fmt: skip
 
 
@@ -235,6 +264,15 @@ def _has_run(observation: Observation) -> bool:
 def _is_rising(steps: Sequence[StepSeen]) -> bool:
     """Whether the rate is on its way up."""
     return len(steps) > 2 and steps[-1].lr > 1.05 * steps[0].lr and steps[-1].lr >= max(step.lr for step in steps)
+
+
+def _learns_better(observation: Observation) -> str | None:
+    """Return the words of a trial that is ahead with a tenth of a rate that no schedule changes; None without."""
+    rates = {step.lr for step in measured_steps(observation)}
+    lower, control = trial(observation, LOWER_LR), trial(observation, AS_IT_IS)
+    if len(rates) != 1 or lower is None or control is None or not is_ahead(lower, control):
+        return None
+    return words_of(lower)
 
 
 def _better_as_usual(observation: Observation) -> tuple[float, str] | None:

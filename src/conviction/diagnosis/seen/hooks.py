@@ -130,7 +130,9 @@ class Hooks:
     def _make_load(self, original: Wrapper) -> Wrapper:
         def load_state_dict(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             result = original(module, *args, **kwargs)
-            self.guard.run(self.events.nets.note_loaded, module)
+            missing = len(getattr(result, "missing_keys", ()))
+            if not missing or missing < 0.5 * len(module.state_dict()):
+                self.guard.run(self.events.nets.note_loaded, module)
             return result
 
         return load_state_dict

@@ -36,6 +36,7 @@ class OptimizerRecord:
     step_at: Place | None = None
     sentinel: Any = None  # weak: one of its tensors with a gradient at the last step
     cleared: bool = True
+    alike: float | None = None
 
     def parameters(self) -> list[Tensor]:
         """Return the tensors that it may change."""
@@ -115,6 +116,7 @@ class OptimizersSeen:
         if record.steps == 0:
             record.settings = _settings_of(optimizer)
             self._own(record, record.parameters())  # groups may have been added since it was made
+            record.alike = _share_alike(record.parameters())
         return record
 
     def owns(self, tensors: list[Tensor]) -> bool:
@@ -141,8 +143,14 @@ class OptimizersSeen:
         nets = [number for number, net in told if any(id(p) in record.known for p in net.parameters)]
         return OptimizerSeen(
             record.number, record.kind, tuple(record.settings.items()), record.params, tuple(nets), record.steps,
-            record.zero_grads, record.carried, record.made_at, record.step_at,
+            record.zero_grads, record.carried, record.made_at, record.step_at, record.alike,
         )  # fmt: skip
+
+
+def _share_alike(tensors: list[Tensor]) -> float | None:
+    """Return the share of the weight matrices of which all numbers are the same; None without any, or elsewhere."""
+    matrices = [t.detach() for t in tensors if t.ndim > 1 and t.shape[0] > 1 and t.device.type == "cpu"]
+    return sum(bool((m == m.flatten()[0]).all()) for m in matrices) / len(matrices) if matrices else None
 
 
 def _has_gradient(tensor: Tensor) -> bool:

@@ -43,11 +43,11 @@ class Scene:
 def suspect(scene: Scene, learns: bool | None) -> tuple[str, ...]:
     """Return the changes that something speaks for, in the order of questioning."""
     asked = (
-        (trials.UNFROZEN, _frozen(scene) and not learns),
+        (trials.UNFROZEN, _frozen(scene) and (not learns or _told(scene, "parameters-frozen"))),
         (trials.TRAIN_MODE, trained_in_eval(scene.net)),
         (trials.STATISTICS, _modes_differ(scene.observation)),
         (trials.SHUFFLED, _sorted(scene.observation)),
-        (trials.STANDARDISED, _unscaled(scene) and not learns),
+        (trials.STANDARDISED, _unscaled(scene)),
         (trials.NO_AUGMENTATION, scene.tests_differ),
         (trials.CROSS_ENTROPY, _odd_loss(scene)),
         (trials.SIGN_TURNED, _rises(scene)),
@@ -59,7 +59,7 @@ def suspect(scene: Scene, learns: bool | None) -> tuple[str, ...]:
         (trials.NO_DROPOUT, scene.net is not None and keeps(scene.net) < 0.3),
         (trials.NO_DECAY, _decays(scene) and not learns),
         (trials.USUAL_LR, (_lr_high(scene) or _lr_low(scene)) and not learns),
-        (trials.LOWER_LR, _lr_high(scene) and not learns),
+        (trials.LOWER_LR, _lr_high(scene) and (not learns or _steady(scene))),
         (trials.HIGHER_LR, _lr_low(scene) and not learns),
     )
     return tuple(change for change, speaks in asked if speaks)
@@ -201,6 +201,15 @@ def _decays(scene: Scene) -> bool:
     decay, norms = scene.optimizer.setting("weight_decay") or 0.0, []
     norms = [norm for step in scene.observation.measured if (norm := step.weight_norm)]
     return decay > 5e-3 or (decay > 0 and len(norms) > 3 and norms[-1] < 0.5 * norms[0])
+
+
+def _steady(scene: Scene) -> bool:
+    """Whether no schedule changes the rate."""
+    return len({step.lr for step in scene.observation.measured}) == 1
+
+
+def _told(scene: Scene, kind: str) -> bool:
+    return any(note.kind == kind for note in scene.observation.notes)
 
 
 def _lr_high(scene: Scene) -> bool:
