@@ -119,7 +119,8 @@ def sign_flipped(observation: Observation) -> Finding | None:
             "sign-flipped", f"the loss is below zero and falls without end: {learning}",
             "a loss with a floor, near zero",
             "take the minus the other way: the logarithm of a probability is negative, its loss is not",
-            line_of(observation, "loss-negated", otherwise=_called_at(observation)), confidence=0.8,
+            line_of(observation, "loss-negated", "landmark-loss", "landmark-backward",
+                    otherwise=_called_at(observation)), confidence=0.8,
         )  # fmt: skip
     if learning.learns or learning.state == "slow":
         return None
@@ -171,7 +172,7 @@ def _distance_of_classes(observation: Observation) -> Finding | None:
                and loss.target_distinct == 2 and (loss.target_lowest, loss.target_highest) == (0, 1))  # fmt: skip
     classes = next((loader.classes for loader in observation.loaders if loader.trains), None)
     told = line_of(observation, "mse-on-classes")
-    if not told and not (one_hot and classes == loss.input_shape[1]):
+    if not told and not (one_hot and classes in {loss.input_shape[1], None}):
         return None
     weight = weigh(observation, 0.8, CROSS_ENTROPY)
     usual = trial(observation, CROSS_ENTROPY)
