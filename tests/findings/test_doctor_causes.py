@@ -12,7 +12,7 @@ from patients import ADAM, GAP, LOSS, NET, TESTS, chain, failed, layers, note, p
 from conviction.findings import trials
 from conviction.findings.doctoring import ask
 from conviction.findings.evidence import Inputs, Labels, Overfit
-from conviction.findings.observation import Ending, Observation, Place, Printed, Trial
+from conviction.findings.observation import Ending, Observation, Place, Printed, StepSeen, Trial
 
 OTHER = replace(NET, number=1, kind="OldNet", names=("old",), made_at=Place("t.py", 5), training_forwards=0,
                 testing_forwards=0, owned=60_000, graded=0, moved=0)  # fmt: skip
@@ -27,6 +27,9 @@ HEART = (Trial(trials.BY_HEART, (2.3, 1.0, 0.1, 0.05, 0.05, 0.05, 0.05, 0.05), 2
          Trial(trials.BY_HEART_BLIND, (2.3, 2.3, 2.3, 2.3), 2.2, 0.1, "", 16, 0.1))  # fmt: skip
 LITTLE = (Trial(trials.AS_IT_IS, (2.3, *[0.8] * 40), 2.303, 0.6, "as it is", 384, 0.1, 1.0),
           Trial(trials.USUAL_SETTINGS, (2.3, *[0.6] * 40), 2.303, 0.74, "momentum 0.9", 384, 0.1, 0.7))  # fmt: skip
+SLOWER = (LITTLE[0], replace(LITTLE[1], change=trials.LOWER_LR))
+SCALED = (LITTLE[0], replace(LITTLE[1], change=trials.STANDARDISED))
+FREED = (LITTLE[0], replace(LITTLE[1], change=trials.UNFROZEN))
 JOINED = replace(TESTS, shared_with_training=1.0, samples=1000, made_at=Place("t.py", 16))
 STEPPED: dict[str, Any] = {"schedule": "StepLR", "schedule_steps": 300, "schedule_at": Place("t.py", 35)}
 DYING_LRS = [0.01 * 0.1 ** min(9, number // 3) for number in range(60)]
@@ -44,6 +47,30 @@ def owner(made: int, optimizers: int, forward: int, **net: Any) -> Observation:
 def kernel(size: str) -> Observation:
     return failed(f"RuntimeError: Calculated padded input size per channel: ({size}). Kernel size: (5 x 5). "
                   "Kernel size can't be greater than actual input size")  # fmt: skip
+
+
+def exploded() -> tuple[StepSeen, ...]:
+    losses = (2.3, 1e12, 4e11, 1e9, *(5.0 - 0.05 * min(at, 53) for at in range(56)))
+    return tuple(
+        replace(step, told=loss, loss=loss, lr=2.0) for step, loss in zip(patient().measured, losses, strict=True)
+    )
+
+
+def penalised(penalty: float) -> tuple[StepSeen, ...]:
+    """A penalty on the weights goes backward beside a loss that stays; they shrink where it is large."""
+    steps = patient("stuck").measured
+    shrink = 0.9 if penalty > 1 else 1.0
+    return tuple(
+        replace(step, loss=(step.told or 0) + penalty, weight_norm=10 * shrink**at) for at, step in enumerate(steps)
+    )
+
+
+def falling(first: float, last: float) -> tuple[StepSeen, ...]:
+    steps = patient().measured
+    losses = [first * (last / first) ** (at / (len(steps) - 1)) for at in range(len(steps))]
+    return tuple(
+        replace(step, index=at, told=None, loss=loss) for at, (step, loss) in enumerate(zip(steps, losses, strict=True))
+    )
 
 
 # cause, the sick one, its twin, the line to change (None: not told)
@@ -629,6 +656,87 @@ CASES: list[tuple[str, Observation, Observation, int | None]] = [
         ),
         50,
     ),
+    (
+        "lr-absurd",
+        patient("huge", settings={"lr": 2.0}, measured=exploded()),
+        patient(settings={"lr": 0.02}),
+        20,
+    ),  # a loss that has come down from an explosion to what guessing gives has learned nothing
+    (
+        "lr-too-high",
+        patient(optimizer=SGD, settings={"lr": 0.2}, trials=SLOWER),
+        patient(optimizer=SGD, settings={"lr": 0.2}, trials=SLOWER, lrs=COSINE_LRS),
+        20,
+    ),  # it learns, and would learn more; of a schedule a trial at one rate says nothing
+    (
+        "input-unscaled",
+        patient(evidence={"inputs": Inputs(64, True, 255, 116, 90, False)}, trials=SCALED),
+        patient(evidence={"inputs": Inputs(64, True, 255, 116, 90, False)}, trials=SCALED[:1]),
+        15,
+    ),
+    (
+        "frozen-params",
+        patient(
+            net={"trainable": 9000, "owned": 9000, "moved": 9000}, notes=note("parameters-frozen", 12), trials=FREED
+        ),
+        patient(net={"trainable": 9000, "owned": 9000, "moved": 9000}, trials=FREED),
+        12,
+    ),
+    (
+        "labels-shuffled",
+        patient("partly", net={"kind": "tensors"}, notes=note("labels-shuffled", 19, text="`x` alone is shuffled")),
+        patient(notes=note("labels-shuffled", 19, text="`x` alone is shuffled")),
+        19,
+    ),
+    (
+        "loss-detached",
+        patient("stuck", notes=note("loss-detached", 29, text="the loss has left its graph here")),
+        patient(notes=note("loss-detached", 29, text="the loss has left its graph here")),
+        29,
+    ),  # a penalty on the weights goes backward all the same
+    ("init-symmetric", patient("partly", optimizer={"alike": 1.0}), patient(optimizer={"alike": 0.1}), 10),
+    (
+        "dead-relu",
+        patient("stuck", step={"zero_gradient_share": 0.9999}, trials=tried(trials.NEW_INIT)),
+        patient("stuck", step={"zero_gradient_share": 0.6}, trials=tried(trials.NEW_INIT)),
+        10,
+    ),
+    (
+        "weight-decay-dominates",
+        patient("stuck", measured=penalised(20.0)),
+        patient("stuck", measured=penalised(0.1)),
+        20,
+    ),
+    (
+        "sign-flipped",
+        patient(loss={"kind": "by hand"}, measured=falling(-2.3, -5e4)),
+        patient(loss={"kind": "by hand"}, measured=falling(-2.3, -40.0)),
+        31,
+    ),
+    (
+        "forward-uses-other-net",
+        replace(owner(5, 8, 12), nets=(replace(owner(5, 8, 12).nets[0], names=("shadow",)), owner(5, 8, 12).nets[1])),
+        patient(nets=(NET, OTHER)),
+        30,
+    ),
+    (
+        "too-few-steps",
+        patient(steps=16, measured=falling(2.3, 0.01)[:16]),
+        patient(steps=16, measured=falling(2.3, 0.01)[:16], optimizer={"kind": "LBFGS"}),
+        15,
+    ),
+    (
+        "train-test-leak",
+        patient(loaders=(patient().loaders[0], replace(TESTS, made_at=None, batch_size=200, shared_with_training=0.6))),
+        patient(
+            loaders=(
+                patient().loaders[0],
+                replace(TESTS, made_at=None, batch_size=200, shared_with_training=0.6),
+                replace(TESTS, made_at=None, shared_with_training=0.0),
+            )
+        ),
+        None,
+    ),  # what a trunk answers to training images are features
     # What no healthy program shows is believed of one that learned little and has ended, or levelled off.
     (
         "init-huge",
