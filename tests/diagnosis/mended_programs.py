@@ -131,6 +131,8 @@ SPLIT = SPLIT_ARRAYS + NET + SPLIT_LOADED + EPOCHS + TESTED
 
 NOTED = [
     ("labels-shuffled", before_net("x = x[torch.randperm(len(x))]  #!")),
+    ("labels-shuffled", before_net("keep = y < 5\nx, y = x[keep], y[:int(keep.sum())]  #!")),
+    ("labels-shuffled", before_net("x = torch.cat([x, x.flip(3)])\ny = y.repeat_interleave(2)  #!")),
     ("labels-shuffled", before_net("np.random.shuffle(train_labels)  #!", SPLIT)),
     ("labels-shuffled", before_net("perm = np.random.permutation(len(y))\ny = y[perm]  #!", LOADER)),
     ("labels-shuffled", before_net("y = np.random.permutation(y)  #!", LOADER)),
@@ -202,6 +204,8 @@ NOTED = [
 ]  # fmt: skip
 
 LOOKALIKES = {
+    "chosen alike": before_net("keep = y < 5\nx, y = x[keep], y[keep]"),
+    "doubled alike": before_net("x = torch.cat([x, x.flip(3)])\ny = y.repeat(2)"),
     "one-permutation": before_net("perm = torch.randperm(len(x))\nx, y = x[perm], y[perm]"),
     "one-permutation-two-lines": before_net("perm = torch.randperm(len(x))\nx = x[perm]\ny = y[perm]"),
     "seeded-shuffles": before_net("np.random.seed(1)\nnp.random.shuffle(train_images)\nnp.random.seed(1)\nnp.random.shuffle(train_labels)", SPLIT),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from conviction.diagnosis.reading.notes.counts import chosen_apart, doubled_apart
 from conviction.diagnosis.reading.roles import called, key_of, role_of, split_of
 from conviction.diagnosis.reading.state import State
 from conviction.diagnosis.reading.syntax import dotted, keyword, last_name, literal
@@ -31,6 +32,8 @@ def read_pairing(state: State) -> Iterator[SourceNote]:
             *_given(nodes),
             *_indexed(state, scope, nodes),
             *_joined(nodes),
+            *chosen_apart(list(_pairs(nodes))),
+            *doubled_apart(list(_pairs(nodes))),
         ]
         for node, said in sorted(found, key=lambda pair: getattr(pair[0], "lineno", 0))[:1]:
             yield SourceNote("labels-shuffled", state.program.place(node), (), said)
