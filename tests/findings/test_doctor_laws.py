@@ -511,8 +511,26 @@ def test_the_factor_of_a_printed_loss_is_told() -> None:
     (finding,) = ask(sick)
     assert finding.cause == "metric-wrong" and "1/64" in finding.seen and "2 printed lines" in finding.seen
     for lines in (told("loss 0.0360"), told("loss 0.0360", "loss 2.303"), told("loss 0.9", "loss 0.9")):
-        assert ask(replace(sick, printed=lines)) == ()
+        assert "metric-wrong" not in {finding.cause for finding in ask(replace(sick, printed=lines))}
     assert ask(replace(sick, printed=told("loss 0.0360"), notes=note("metric-divided", 8)))[0].line == 8
+
+
+@pytest.mark.parametrize(
+    ("ratio", "others", "cause"),
+    [
+        (2e-3, {}, "init-collapse"),
+        (1e-4, {"optimizer": {"kind": "SGD"}}, "lr-too-low"),
+        (0.05, {}, "lr-too-high"),
+    ],
+)
+def test_a_program_that_ended_and_learned_nothing_is_never_called_well(
+    ratio: float, others: dict[str, Any], cause: str
+) -> None:
+    sick = patient("stuck", step={"update_ratio": ratio}, **others)
+    (finding,) = ask(sick)
+    assert (finding.cause, finding.confidence) == (cause, 0.5) and "no other cause" in finding.seen
+    assert ask(replace(sick, ending=Ending("budget"))) == (), "its time was over: it may be on a plateau"
+    assert ask(patient("learns", step={"update_ratio": ratio}, **others)) == ()
 
 
 def test_steps_of_no_optimizer_are_read() -> None:

@@ -9,15 +9,20 @@ from conviction.findings.readings import (
     line_of,
     main_loss,
     main_optimizer,
+    measured_steps,
+    middle,
     notes_of,
     trained_net,
     training_loader,
 )
 from conviction.findings.records import Finding
+from conviction.findings.trials import labels_unrelated
 
 _FEW_STEPS = 500  # a program that takes more and still falls is slow for another reason
 _VERY_FEW = 30  # and one that ends while it falls has not made use of its images, however well it does
 _HARDLY_ANY = 10  # steps in which nothing can be learned, whatever the losses say
+_ENOUGH_TO_LEARN = 100  # steps in which whatever learns has learned something
+_QUIET, _LOUD = 3e-4, 0.03  # update over weight between which a rate is hardly the cause
 _SEEN = 0.8  # of the steps that must lie before the last measured one: what came after it may have levelled off
 _KEPT = 5  # graphs that outlive their steps; a loss that is still in a variable is one
 
@@ -41,6 +46,31 @@ def too_few_steps(observation: Observation) -> Finding | None:
         "too-few-steps", f"the program ended {how}: {learning}",
         "training until the loss hardly falls any more", "train for more epochs, or on more of the images",
         line_of(observation, "epochs", otherwise=loader.made_at if loader is not None else None), confidence=0.65,
+    )  # fmt: skip
+
+
+def last_resort(observation: Observation) -> Finding | None:
+    """Name the likeliest cause of a program that came to its end and learned nothing, where no check has an answer."""
+    learning, optimizer = read_learning(observation), main_optimizer(observation)
+    if not learning.fails or not learning.ended or learning.blind is None or learning.steps < _ENOUGH_TO_LEARN:
+        return None
+    ratio = middle(step.update_ratio for step in measured_steps(observation))
+    net = trained_net(observation)
+    at = net.made_at if net is not None else None
+    if labels_unrelated(observation):
+        cause, remedy = "labels-shuffled", "look at ten images beside their labels, as they go into the net"
+        loader = training_loader(observation)
+        at = loader.made_at if loader is not None else at
+    elif ratio is not None and not _QUIET < ratio < _LOUD:
+        cause = "lr-too-low" if ratio <= _QUIET else "lr-too-high"
+        remedy = f"{'raise' if ratio <= _QUIET else 'lower'} lr tenfold, or let `conviction lr` find one"
+        at = optimizer.made_at if optimizer is not None else at
+    else:
+        cause, remedy = "init-collapse", "start from Kaiming's weights, and make one batch be learned by heart first"
+    updates = "" if ratio is None else f", steps change the weights by {ratio:.1g} of their size"
+    return blame(
+        cause, f"the program ended and has learned nothing: {learning}{updates}; no other cause was found",
+        "a loss below that of guessing", remedy, at, confidence=0.5,
     )  # fmt: skip
 
 

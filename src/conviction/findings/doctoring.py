@@ -15,6 +15,7 @@ from conviction.findings import (
     signals_seen,
     stepping,
 )
+from conviction.findings.budget import last_resort
 from conviction.findings.crashes import explain_error
 from conviction.findings.learning import read_learning
 from conviction.findings.metrics_told import metric_wrong
@@ -117,7 +118,8 @@ _LEAST_SURE = 0.5
 def ask(observation: Observation) -> tuple[Finding, ...]:
     """Ask everything that the observation can answer.
 
-    At most three findings, the answer first; none of a program that learns as it should.
+    At most three findings, the answer first; none of a program that learns as it should. One that ended without having
+    learned anything is not well: where no check answers, the likeliest of what is left is told, as possible.
     """
     found = [finding for _, checks in TOPICS for check in checks if (finding := check(observation)) is not None]
     found = [finding for finding in found if finding.confidence >= _LEAST_SURE]
@@ -125,6 +127,7 @@ def ask(observation: Observation) -> tuple[Finding, ...]:
     left = explain_away(told)
     if any(finding.cause != "too-few-steps" for finding in left):
         left = [finding for finding in left if finding.cause != "too-few-steps"]
+    left = left or [finding for finding in [last_resort(observation)] if finding is not None]
     fails = not read_learning(observation).learns
     left.sort(key=lambda finding: (fails and finding.cause in _BESIDE, not finding.hard, -finding.confidence))
     return tuple(left[:_MOST])
