@@ -58,7 +58,7 @@ def activation_on_logits(observation: Observation) -> Finding | None:
         # Averaged after a ReLU, as NiN was published: it learns, unless too much of the signal is cut off.
         pooled = bool(told) or loss.made_by.startswith(("mean", "adaptive", "avgpool"))
         learning = read_learning(observation)
-        fails = learning.fails or (bool(told) and learning.poor)
+        fails = learning.fails or (bool(told) and learning.state == "partly" and learning.ended)
         if not pooled or loss.lowest is None or loss.lowest < 0 or not (experiment or fails):
             return None
         name, confidence = "ReLU, averaged", 0.9 if experiment else 0.7 if told else 0.5
