@@ -129,7 +129,9 @@ SPLIT_LOADED = LOADED.replace("(x, y)", "(train_images, train_labels)").replace(
 )
 SPLIT = SPLIT_ARRAYS + NET + SPLIT_LOADED + EPOCHS + TESTED
 
+LOADED_TEST = ARRAYS + LOADED + NET + LOOP + "net.eval()\nwith torch.no_grad():\n    said = net(xt).argmax(1)\n"
 NOTED = [
+    ("metric-miscounted", LOADED_TEST + "print('accuracy', (said == yt).sum().item() / len(test_loader))  #!\n"),
     ("labels-shuffled", before_net("x = x[torch.randperm(len(x))]  #!")),
     ("labels-shuffled", before_net("keep = y < 5\nx, y = x[keep], y[:int(keep.sum())]  #!")),
     ("labels-shuffled", before_net("x = torch.cat([x, x.flip(3)])\ny = y.repeat_interleave(2)  #!")),
@@ -204,6 +206,7 @@ NOTED = [
 ]  # fmt: skip
 
 LOOKALIKES = {
+    "counted at once": LOADED_TEST + "print('accuracy', (said == yt).sum().item() / len(yt))\n",
     "chosen alike": before_net("keep = y < 5\nx, y = x[keep], y[keep]"),
     "doubled alike": before_net("x = torch.cat([x, x.flip(3)])\ny = y.repeat(2)"),
     "one-permutation": before_net("perm = torch.randperm(len(x))\nx, y = x[perm], y[perm]"),

@@ -40,6 +40,9 @@ def read_metrics(state: State) -> Iterator[SourceNote]:
             elif name in counts and _BATCHES.search(bottom) and not sums:
                 said = f"`{name}` counts samples and is divided by the number of batches"
                 yield SourceNote("metric-divided", state.program.place(node), (name, bottom), said)
+            elif _is_whole_by_batches(state, node, top, bottom):
+                said = f"the right answers of all samples are divided by `{bottom}`, the number of batches"
+                yield SourceNote("metric-miscounted", state.program.place(node), (ast.unparse(node)[:40], bottom), said)
             elif _is_whole(state, node, top, bottom) and not sums:
                 said = f"the right answers of all samples are divided by `{bottom}`"
                 yield SourceNote("metric-divided", state.program.place(node), (ast.unparse(node)[:40],), said)
@@ -56,6 +59,12 @@ def _is_whole(state: State, node: ast.AST, top: ast.AST | None, bottom: str) -> 
     """Say whether right answers are counted at once, in no loop over batches, and divided by the size of one batch."""
     loops = any(isinstance(n, (ast.For, ast.While, ast.FunctionDef)) for n in state.program.above(node))
     return not loops and top is not None and is_count(top) and bool(_ONE_BATCH.match(bottom))
+
+
+def _is_whole_by_batches(state: State, node: ast.AST, top: ast.AST | None, bottom: str) -> bool:
+    """Say whether right answers are counted at once, in no loop over batches, and divided by a number of batches."""
+    loops = any(isinstance(n, (ast.For, ast.While)) for n in state.program.above(node))
+    return not loops and top is not None and is_count(top) and bool(_BATCHES.search(bottom))
 
 
 def _read_accumulated(state: State, function: ast.AST, sums: bool) -> Iterator[SourceNote]:
