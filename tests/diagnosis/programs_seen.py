@@ -315,6 +315,22 @@ def teacher_of_batches() -> None:
         teacher(torch.randn_like(x))
 
 
+def votes_of_dropout() -> None:
+    """Drops units in every mode, to ask a net several times."""
+    x, y = images()
+
+    class Votes(Net):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            return F.dropout(super().forward(batch), 0.5, training=True)
+
+    net = Votes()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for part, labels in zip([*x.split(8)] * 4, [*y.split(8)] * 4, strict=True):
+        optimizer.zero_grad()
+        F.cross_entropy(net(part), labels).backward()
+        optimizer.step()
+
+
 def softmax_twice() -> None:
     x, y = images()
     net = Net()

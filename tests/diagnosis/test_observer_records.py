@@ -231,6 +231,11 @@ def test_graphs_of_tests_that_are_there_at_once_are_counted(detached: bool, kept
     assert (seen.test_graphs_kept, seen.graphs_kept) == (kept, 0)
 
 
+def test_answers_that_are_drawn_anew_are_not_taken_for_mixed_images() -> None:
+    seen, _ = observe(programs.votes_of_dropout)
+    assert seen.mixing is None
+
+
 def test_softmax_before_the_loss() -> None:
     seen, observer = observe(programs.softmax_twice)
     assert seen.losses[0].rows_sum_to_one and seen.losses[0].made_by == "softmax"

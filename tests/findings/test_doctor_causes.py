@@ -740,6 +740,22 @@ CASES: list[tuple[str, Observation, Observation, int | None]] = [
         ),
         13,
     ),  # what a trunk answers to training images are features
+    (
+        "sign-flipped",
+        patient("rises", measured=tuple(replace(step, loss=-(step.told or 0)) for step in patient("rises").measured)),
+        patient(
+            "stuck",
+            settings={"maximize": 1.0},
+            measured=tuple(replace(step, loss=-(step.told or 0)) for step in patient("stuck").measured),
+        ),
+        31,
+    ),  # minus the loss, made larger
+    (
+        "labels-malformed",
+        patient("stuck", steps=0, measured=(), evidence={"labels": Labels(64, -1, 9, 11)}),
+        patient(evidence={"labels": Labels(64, -1, 9, 11)}),
+        15,
+    ),  # labels that the loss leaves out
     # What no healthy program shows is believed of one that learned little and has ended, or levelled off.
     (
         "init-huge",

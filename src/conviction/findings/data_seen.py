@@ -48,6 +48,11 @@ def labels_malformed(observation: Observation) -> Finding | None:
     if observation.evidence is None or loss is None or loss.target_kind.startswith("float"):
         return None
     found = inputs.labels_malformed(observation.evidence)
+    labels = observation.evidence.labels
+    # Below zero beside all the classes, and no error: the loss was told to leave them out. Shifted ones end at C - 2.
+    hidden = labels is not None and labels.lowest < 0 and labels.highest in {labels.lowest, (classes or 0) - 1}
+    if hidden and observation.steps and observation.ending.how != "error":
+        return None
     if found is None or (found.confidence < 1 and (loader is None or (loader.classes or 2) > 1)):
         return None  # the first batch only, of labels that differ later
     return _placed(found, observation) if observation.evidence.num_classes == (classes or 0) else None
@@ -171,11 +176,10 @@ def train_test_leak(observation: Observation) -> Finding | None:
         shared = loader.shared_with_training or 0.0
         whole = shared > 0.98  # a second look at the training images, if there is another test
         says_test = any("test" in line.text.lower() or "val" in line.text.lower() for line in observation.printed)
-        # Without a loader a net may answer training images for another that learns from its answers.
-        features = loader.made_at is None and any(other.shared_with_training == 0 for other in tests)
+        # Without a loader nothing tells a test from a look at the training images, or from features for another net.
         if (
             shared < _SHARED
-            or (features and not told)
+            or (loader.made_at is None and not told)
             or _is_one_batch(loader, training)
             or (whole and not told and (len(tests) > 1 or not (says_test or _is_small_part(loader, training))))
         ):

@@ -130,6 +130,9 @@ def sign_flipped(observation: Observation) -> Finding | None:
     maximised = optimizer is not None and bool(optimizer.setting("maximize"))
     experiment = _tried(observation, SIGN_TURNED)
     rose = learning.state in {"rose", "broke"}
+    likelihood = learning.first is not None and learning.last is not None and learning.first < learning.last <= 0
+    if maximised and (turned or likelihood):
+        return None  # minus the loss, or a logarithm of probabilities, is made larger: that is meant
     if not (len(pairs) >= 3 and turned >= 0.9 * len(pairs)) and not (maximised and rose) and not (experiment and rose):
         return None
     seen = f"what goes backward is minus the loss in {turned} of {len(pairs)} steps" if turned else (

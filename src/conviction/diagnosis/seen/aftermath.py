@@ -279,7 +279,9 @@ def _mixing(captured: Captured) -> float | None:
         return None
     net.eval()
     with torch.no_grad():
-        one, other = (logits_of(net(torch.cat([images[:n], images[k : k + n]]))) for k in (n, 2 * n))
+        one, other, again = (logits_of(net(torch.cat([images[:n], images[k : k + n]]))) for k in (n, 2 * n, n))
+    if not torch.allclose(one, again, rtol=1e-3, atol=1e-5):
+        return None  # answers that are drawn anew each time say nothing of the other images
     if one.ndim < 2 or len(one) != 2 * n:
         return None
     change, own = rms_of(one[:n].double() - other[:n].double()), one[:n].double()

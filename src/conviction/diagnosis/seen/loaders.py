@@ -168,6 +168,8 @@ def _seen(record: LoaderRecord, number: int, trained: set[int]) -> LoaderSeen:
 
 def _label_figures(batches: list[Tensor]) -> dict[str, Any]:
     """Compute the figures of the labels, batch by batch and of all together."""
+    batches = [batch[batch >= 0] for batch in batches]  # labels below zero are left out of the loss
+    batches = [batch for batch in batches if len(batch)]
     if not batches:
         return {}
     largest = max(len(batch) for batch in batches)
