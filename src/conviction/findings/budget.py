@@ -87,7 +87,7 @@ def _kept_in_tests(observation: Observation) -> Finding | None:
         "loss-graph-kept", f"the graphs of {observation.test_graphs_kept} test passes were there at once, for a "
         "backward that never comes", "a test without graphs",
         "test under torch.no_grad(), and keep outputs.detach() or the numbers only",
-        line_of(observation, "answers-kept", "loss-kept", "no-grad-missing", otherwise=net.test_at), confidence=0.85,
+        line_of(observation, "loss-kept", "no-grad-missing", otherwise=net.test_at), confidence=0.85,
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from conviction.findings import inputs
-from conviction.findings.learning import read_learning, weigh, words_of
+from conviction.findings.learning import ahead, read_learning, weigh
 from conviction.findings.observation import LoaderSeen, Observation
 from conviction.findings.readings import (
     blame,
@@ -18,14 +18,12 @@ from conviction.findings.readings import (
 )
 from conviction.findings.records import Finding
 from conviction.findings.trials import (
-    AS_IT_IS,
     NO_AUGMENTATION,
     PIXELS,
     SHUFFLED,
     STANDARDISED,
     by_heart,
     confirmed,
-    is_ahead,
     labels_unrelated,
     trial,
 )
@@ -109,9 +107,8 @@ def input_unscaled(observation: Observation) -> Finding | None:
     if found is None:
         return None
     weight = (1.0, None) if found.hard else weigh(observation, 0.85, STANDARDISED)
-    scaled, control = trial(observation, STANDARDISED), trial(observation, AS_IT_IS)
-    if weight is None and scaled is not None and control is not None and is_ahead(scaled, control):
-        weight = 0.75, words_of(scaled)
+    if weight is None and (better := ahead(observation, STANDARDISED)) is not None:
+        weight = 0.75, better
     return None if weight is None else _placed(found, observation, *weight)
 
 

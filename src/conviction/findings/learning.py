@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from conviction.findings.observation import LoaderSeen, LossSeen, Observation, StepSeen, Trial
 from conviction.findings.readings import CLASS_LOSSES, class_count, main_loss, measured_steps, training_loader
-from conviction.findings.trials import confirmed, control_learns, trial
+from conviction.findings.trials import AS_IT_IS, confirmed, control_learns, is_ahead, trial
 
 # Measured losses below which nothing is said, and the share of the blind loss under which a net has learned something
 # (as in the preflight's overfit) or much.
@@ -129,6 +129,12 @@ def weigh(
     if not learning.fails or (control_learns(observation) and learning.state in {"stuck", "rose"}):
         return None
     return (0.6 * confidence if in_vain else confidence), None
+
+
+def ahead(observation: Observation, change: str) -> str | None:
+    """Return the words of the trial of a change that is ahead of the control; None where it is not, or was not made."""
+    changed, control = trial(observation, change), trial(observation, AS_IT_IS)
+    return words_of(changed) if changed is not None and control is not None and is_ahead(changed, control) else None
 
 
 def words_of(seen: Trial) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conviction.findings.learning import read_learning, weigh, words_of
+from conviction.findings.learning import ahead, read_learning, weigh
 from conviction.findings.observation import Observation, OptimizerSeen, Place
 from conviction.findings.readings import (
     BY_HAND,
@@ -17,7 +17,7 @@ from conviction.findings.readings import (
     variable_of,
 )
 from conviction.findings.records import Finding
-from conviction.findings.trials import AS_IT_IS, UNFROZEN, is_ahead, trial
+from conviction.findings.trials import UNFROZEN
 
 _FEW = 0.05  # share of the parameters below which a net without pretrained weights has nothing to learn with
 _SOME = 0.5  # and one below which the trial decides, where the text freezes the rest
@@ -128,13 +128,12 @@ def frozen_params(observation: Observation) -> Finding | None:
         return None
     share = net.trainable / net.params
     told = bool(notes_of(observation, "parameters-frozen"))
-    free, control = trial(observation, UNFROZEN), trial(observation, AS_IT_IS)
-    ahead = told and free is not None and control is not None and is_ahead(free, control)
-    if share >= (_SOME if ahead else _FEW):
+    better = ahead(observation, UNFROZEN) if told else None
+    if share >= (_FEW if better is None else _SOME):
         return None
     weight = (1.0, None) if share == 0 else weigh(observation, 0.85, UNFROZEN, plain=told)
-    if weight is None and ahead and free is not None:
-        weight = 0.75, words_of(free)
+    if weight is None and better is not None:
+        weight = 0.75, better
     if weight is None:
         return None
     return blame(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from conviction.findings import inputs
 from conviction.findings.by_hand import pace_by_hand
-from conviction.findings.learning import read_learning, weigh, words_of
+from conviction.findings.learning import ahead, read_learning, weigh
 from conviction.findings.observation import Observation, OptimizerSeen, Place, StepSeen
 from conviction.findings.readings import (
     batch_size,
@@ -24,15 +24,12 @@ from conviction.findings.readings import (
 )
 from conviction.findings.records import Finding
 from conviction.findings.trials import (
-    AS_IT_IS,
     HIGHER_LR,
     LOWER_LR,
     NO_DECAY,
     USUAL_LR,
     USUAL_SETTINGS,
     confirmed,
-    is_ahead,
-    trial,
 )
 
 _LOWEST = 1e-6
@@ -178,7 +175,8 @@ def optimizer_settings(observation: Observation) -> Finding | None:
     weight = weigh(observation, 0.8, USUAL_SETTINGS, plain=True)
     if weight is None:
         if read_learning(observation).learns:
-            weight = _better_as_usual(observation)
+            better = ahead(observation, USUAL_SETTINGS)
+            weight = None if better is None else (0.7, better)
         elif impossible:
             weight = 0.9, None
     if weight is None:
@@ -269,18 +267,7 @@ def _is_rising(steps: Sequence[StepSeen]) -> bool:
 def _learns_better(observation: Observation) -> str | None:
     """Return the words of a trial that is ahead with a tenth of a rate that no schedule changes; None without."""
     rates = {step.lr for step in measured_steps(observation)}
-    lower, control = trial(observation, LOWER_LR), trial(observation, AS_IT_IS)
-    if len(rates) != 1 or lower is None or control is None or not is_ahead(lower, control):
-        return None
-    return words_of(lower)
-
-
-def _better_as_usual(observation: Observation) -> tuple[float, str] | None:
-    """Return how sure it is that an odd setting harms a program that learns: a clone with the usual ones is ahead."""
-    usual, control = trial(observation, USUAL_SETTINGS), trial(observation, AS_IT_IS)
-    if usual is None or control is None or not is_ahead(usual, control):
-        return None
-    return 0.7, words_of(usual)
+    return ahead(observation, LOWER_LR) if len(rates) == 1 else None
 
 
 def _odd_setting(optimizer: OptimizerSeen) -> tuple[str, float, str, bool] | None:
